@@ -1,0 +1,29 @@
+"""Freeroam: questions to live video, answered while the stream runs.
+
+The names below load on first use, so that a child process which needs one part does not pay for the others.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from freeroam.models.base import BaseVLM as BaseVLM
+    from freeroam.watching import watch as watch
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "BaseVLM": "freeroam.models.base",
+    "watch": "freeroam.watching",
+}
+
+__all__ = ["BaseVLM", "__version__", "watch"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the public name's home on first use."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'freeroam' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

@@ -1,0 +1,1 @@
+"""Delivery over HTTP: translates, decides nothing."""

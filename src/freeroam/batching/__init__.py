@@ -1,0 +1,1 @@
+"""Which requests are put to a model together, and when."""

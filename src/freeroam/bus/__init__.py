@@ -1,0 +1,1 @@
+"""What several main processes must tell each other."""

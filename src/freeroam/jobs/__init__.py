@@ -1,0 +1,1 @@
+"""Standing wishes and what keeps them running."""

@@ -1,0 +1,1 @@
+"""What answers: the contract of a model and the built-in ones."""

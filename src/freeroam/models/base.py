@@ -1,0 +1,94 @@
+"""What a model must be: ``BaseVLM``, and what a richer model may add to it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from freeroam.vocabulary.inference import InferenceParams
+from freeroam.vocabulary.model import ModelWishes
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+class BaseVLM(ABC):
+    """A vision-language model or detector, as a user writes one.
+
+    Three methods make a working model. It lives in a process of its own, is called by one thread, and may block.
+    A model that can do more overrides the methods below the three.
+    """
+
+    @abstractmethod
+    async def initialize(self, model_path: str, device: str = "auto") -> None:
+        """Load weights.
+
+        Args:
+            model_path: Folder, file or name from ``MODEL_PATH``; empty if none is set.
+            device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        """
+
+    @abstractmethod
+    async def predict(self, frames: list[NDArray[np.uint8]], prompt: str) -> dict[str, Any]:
+        """Answer one question.
+
+        Args:
+            frames: uint8 arrays ``[h, w, 3]``, RGB, oldest first; may be empty when a client sends text only.
+            prompt: The question.
+
+        Returns:
+            ``predictions`` (a list of ``{label, confidence, bbox}``), and optionally ``confidence``, ``text`` and
+            ``metadata``.
+        """
+
+    @abstractmethod
+    def get_model_info(self) -> dict[str, Any]:
+        """Return at least ``model_type``; everything in it is shown in the API."""
+
+    def get_wishes(self) -> ModelWishes:
+        """Return what the model would like to be given; asked once, after ``initialize``."""
+        return ModelWishes()
+
+    async def warm_up(self) -> None:
+        """Run once before the model is called ready; a failure here is a failure to load."""
+
+    async def predict_batch(self, questions: Sequence[Question]) -> list[dict[str, Any] | Exception]:
+        """Answer several questions in one call, in order; an exception in the list fails its question alone.
+
+        Never called with more than ``get_wishes().max_batch`` questions.
+        """
+        answers: list[dict[str, Any] | Exception] = []
+        for question in questions:
+            try:
+                answers.append(await self.predict(list(question.frames), question.prompt))
+            except Exception as error:  # a user's model may raise anything; it costs its own question only
+                answers.append(error)
+        return answers
+
+    def speak(self, question: Question) -> Iterator[str]:
+        """Yield the answer's text piece by piece; called only if ``get_wishes().streams_text``.
+
+        The generator's return value may be a dictionary like that of ``predict``.
+        """
+        raise TypeError(f"{type(self).__name__} says that it streams text but has no speak()")
+
+    async def close(self) -> None:
+        """Free what was loaded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One question inside a batch.
+
+    Attributes:
+        frames: uint8 arrays ``[h, w, 3]``, RGB, oldest first, read-only; may be empty.
+        prompt: The question's text.
+        params: What the caller tuned.
+    """
+
+    frames: tuple[NDArray[np.uint8], ...]
+    prompt: str
+    params: InferenceParams

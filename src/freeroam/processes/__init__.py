@@ -1,0 +1,1 @@
+"""Child processes and the wire to them."""

@@ -1,0 +1,1 @@
+"""Finished answers: committed first, then published."""

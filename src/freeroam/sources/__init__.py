@@ -1,0 +1,1 @@
+"""Video in: a source gives frames until it ends or raises."""

@@ -1,0 +1,1 @@
+"""Bytes in, sampled frames out, in child processes that may be killed."""

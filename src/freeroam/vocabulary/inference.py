@@ -1,0 +1,151 @@
+"""One question to a model and what comes back, whoever asks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import IntEnum, StrEnum
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from freeroam.vocabulary.frame import Frame
+
+
+class Priority(IntEnum):
+    """Who goes first; compared by name on the wire, because other servers disagree on the sign of a number."""
+
+    HIGH = 0
+    NORMAL = 1
+    LOW = 2
+
+
+class FinishReason(StrEnum):
+    """Why an answer ended."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    CANCELLED = "cancelled"
+    ERROR = "error"
+
+
+class InferenceParams(BaseModel):
+    """What a caller may tune in one question.
+
+    Attributes:
+        threshold: Smallest confidence of a prediction that is reported, 0 to 1; None is the model's own.
+        max_tokens: Greatest length of the spoken answer.
+        temperature: 0 is greedy.
+        top_p: Nucleus sampling mass.
+        choices: The answer is one of these.
+        stop: Texts that end the answer.
+        seed: For repeatable sampling.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    threshold: float | None = Field(default=None, ge=0.0, le=1.0)
+    max_tokens: int | None = Field(default=None, ge=1)
+    temperature: float | None = Field(default=None, ge=0.0, le=2.0)
+    top_p: float | None = Field(default=None, gt=0.0, le=1.0)
+    choices: list[str] | None = Field(default=None, min_length=1, max_length=64)
+    stop: list[str] | None = Field(default=None, max_length=16)
+    seed: int | None = None
+
+
+class Prediction(BaseModel):
+    """One thing a model saw.
+
+    Attributes:
+        label: What it is.
+        confidence: 0 to 1.
+        bbox: ``[x1, y1, x2, y2]`` in pixels of the picture that the model was given (``frame_shape``).
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    label: str
+    confidence: float
+    bbox: list[float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class InferenceRequest:
+    """One question to a model, from a job or from a client.
+
+    Attributes:
+        request_id: Unique while it lives.
+        model: ``name`` or ``name@version``.
+        prompt: The question.
+        frames: Oldest first; may be empty.
+        params: Tuning.
+        priority: Who goes first.
+        deadline_monotonic_s: After this the answer is worth nothing; None waits for ever.
+        lane: Requests of one lane (a job, a client) share one turn in the queue, so no lane crowds out another.
+        wants_pieces: Whether text is wanted as it is spoken.
+    """
+
+    request_id: str
+    model: str
+    prompt: str
+    frames: tuple[Frame, ...] = ()
+    params: InferenceParams = field(default_factory=InferenceParams)
+    priority: Priority = Priority.NORMAL
+    deadline_monotonic_s: float | None = None
+    lane: str = ""
+    wants_pieces: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Text as it is spoken.
+
+    Attributes:
+        text: One or several tokens joined.
+        index: Number of the first token in ``text``, from 0.
+        count: How many tokens ``text`` joins.
+    """
+
+    text: str
+    index: int
+    count: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What a model gave back for one request.
+
+    Attributes:
+        predictions: Things seen.
+        text: What was said, or the detector's sentence; None if the model says nothing.
+        confidence: One number a prediction, or what the model gave.
+        extra: Further fields that a ``BaseVLM`` put into its answer's metadata.
+        model: Name.
+        version: Version that answered.
+        model_type: As the model's ``get_model_info`` says.
+        device: Where it ran.
+        finish_reason: Why it ended.
+        prompt_tokens: Tokens read, 0 if the model does not count.
+        completion_tokens: Tokens spoken.
+        tokens: The pieces spoken, in order, for those who asked for pieces.
+        wait_ms: From admission to the start of the model call.
+        model_ms: The model call of the batch it was in.
+        batch_size: Requests in that call.
+        started_monotonic_s: When the model call began, on this machine's monotonic clock.
+    """
+
+    predictions: list[Prediction]
+    text: str | None
+    confidence: list[float]
+    extra: dict[str, Any]
+    model: str
+    version: str
+    model_type: str
+    device: str
+    finish_reason: FinishReason = FinishReason.STOP
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    tokens: tuple[str, ...] = ()
+    wait_ms: float = 0.0
+    model_ms: float = 0.0
+    batch_size: int = 1
+    started_monotonic_s: float = 0.0

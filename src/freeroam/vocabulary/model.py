@@ -1,0 +1,66 @@
+"""A model as the outside sees it: name, version, state and what it would like to be given."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class ModelState(StrEnum):
+    """Where a model version is in its life."""
+
+    LOADING = "loading"
+    WARMING = "warming"
+    READY = "ready"
+    DEGRADED = "degraded"
+    DRAINING = "draining"
+    FAILED = "failed"
+    UNLOADED = "unloaded"
+
+
+class ModelWishes(BaseModel):
+    """What a model would like to be given; a plain ``BaseVLM`` says none of it.
+
+    Attributes:
+        width_px: Box that frames should fit in, aspect kept; None takes the source's own size.
+        height_px: Height of that box.
+        window: Frames a question; None means ``MAX_BATCH_SIZE``.
+        max_batch: Requests it can answer in one call; 1 for a plain ``BaseVLM``.
+        streams_text: Whether it can give its text piece by piece.
+    """
+
+    model_config = ConfigDict(frozen=True, protected_namespaces=())
+
+    width_px: int | None = None
+    height_px: int | None = None
+    window: int | None = None
+    max_batch: int = 1
+    streams_text: bool = False
+
+
+class ModelInfo(BaseModel):
+    """One version of one model.
+
+    Attributes:
+        info: What the model's own ``get_model_info`` returned.
+        replicas: Replica processes that are ready, and how many are wanted.
+        statistics: Counters and latency percentiles, milliseconds.
+        error: Why it is degraded or failed.
+    """
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    name: str
+    version: str
+    model_type: str
+    state: ModelState
+    device: str
+    wishes: ModelWishes = Field(default_factory=ModelWishes)
+    info: dict[str, Any] = Field(default_factory=dict)
+    replicas_ready: int = 0
+    replicas_wanted: int = 1
+    queued: int = 0
+    statistics: dict[str, Any] = Field(default_factory=dict)
+    error: str | None = None
