@@ -10,6 +10,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from freeroam.vocabulary.inference import InferenceParams
 
 
+JOB_ID_PATTERN = r"^[A-Za-z0-9_.:-]{1,128}$"
+"""What a job may be called."""
+
+
 class JobStatus(StrEnum):
     """Where a job is in its life; ``pending`` until the first frame."""
 
@@ -83,6 +87,57 @@ class JobSpec(BaseModel):
     owner: str = ""
 
 
+class StartRequest(BaseModel):
+    """What a caller may say when it starts a job; what is left out is completed from the settings.
+
+    Attributes:
+        stream_ref: What to watch.
+        prompt: None takes the current prompt, and follows it.
+        fps: Samples per second of stream time; None is ``DEFAULT_FPS``.
+        job_id: 1 to 128 letters, digits, ``_ - . :``; None makes a UUID.
+        model: ``name`` or ``name@version``; None is the default model.
+        window: Frames a question; None is what the model prefers.
+        policy: None is ``block`` for sources that end and for Redis, else ``latest``.
+        max_frames: Ends the job after this many sampled frames.
+        max_seconds: Ends the job this long after its first frame.
+        tags: Free words of the caller, at most 32.
+    """
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    stream_ref: str = Field(min_length=1, max_length=8192)
+    prompt: str | None = None
+    fps: float | None = Field(default=None, gt=0.0)
+    job_id: str | None = Field(default=None, pattern=JOB_ID_PATTERN)
+    model: str | None = Field(default=None, min_length=1, max_length=256)
+    window: int | None = Field(default=None, ge=1, le=64)
+    policy: Policy | None = None
+    priority: Literal["HIGH", "NORMAL", "LOW"] = "NORMAL"
+    params: InferenceParams = Field(default_factory=InferenceParams)
+    max_frames: int | None = Field(default=None, ge=1)
+    max_seconds: float | None = Field(default=None, gt=0.0)
+    tags: dict[str, str] = Field(default_factory=dict, max_length=32)
+    source: SourceOptions = Field(default_factory=SourceOptions)
+
+
+class JobPatch(BaseModel):
+    """What may be changed while a job runs, from its next question on; None leaves a field as it is.
+
+    Attributes:
+        prompt: Becomes the newest version in the job's own scope; the job no longer follows the global prompt.
+        params: Replaces all parameters.
+        paused: True stops asking and closes the source; False goes on.
+    """
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    fps: float | None = Field(default=None, gt=0.0)
+    prompt: str | None = None
+    model: str | None = Field(default=None, min_length=1, max_length=256)
+    params: InferenceParams | None = None
+    paused: bool | None = None
+
+
 class SourceState(StrEnum):
     """What a source is doing."""
 
@@ -105,6 +160,8 @@ class SourceStatus(BaseModel):
         last_error: Code of the last failure.
         seconds_since_frame: Age of the newest frame; None before the first.
         decode: Which packets are decoded: ``keyframes``, ``references`` or ``all``.
+        is_live: Whether it goes on without end; None until known.
+        skipped: Entries, segments or packets passed over, by reason.
     """
 
     state: SourceState = SourceState.CONNECTING
@@ -119,6 +176,7 @@ class SourceStatus(BaseModel):
     last_error: str | None = None
     last_error_message: str | None = None
     seconds_since_frame: float | None = None
+    is_live: bool | None = None
     skipped: dict[str, int] = Field(default_factory=dict)
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from freeroam.vocabulary.inference import Prediction
+from freeroam.vocabulary.job import JobStatus
 
 
 class ResultMetadata(BaseModel):
@@ -52,3 +55,43 @@ class Result(BaseModel):
     text: str | None = None
     error: dict[str, Any] | None = None
     metadata: ResultMetadata
+
+
+class ResultsPage(BaseModel):
+    """Some results of a job, oldest first.
+
+    Attributes:
+        total_results: How many are stored in all.
+    """
+
+    job_id: str
+    status: JobStatus
+    results: list[Result]
+    total_results: int
+
+
+class EventKind(StrEnum):
+    """What a listener may be told; the names are those of the server-sent events."""
+
+    RESULT = "result"
+    TOKEN = "token"  # noqa: S105 - a piece of text, not a secret
+    STATUS = "status"
+    DONE = "done"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One thing told to the listeners of a job.
+
+    Attributes:
+        kind: A committed result, a piece of one still being spoken, a change of the job, or its end.
+        job_id: The job.
+        id: The result's id; None for every other kind.
+        data: The event's body as compact JSON: a ``Result``; ``{job_id, text, index, count, frame_ids}``;
+            ``{job_id, status, error, error_code, closing}``; ``{job_id, status, error, error_code, total_results}``.
+    """
+
+    kind: EventKind
+    job_id: str
+    id: int | None
+    data: bytes
