@@ -9,7 +9,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from freeroam.vocabulary.inference import InferenceParams
 
-
 JOB_ID_PATTERN = r"^[A-Za-z0-9_.:-]{1,128}$"
 """What a job may be called."""
 
