@@ -1,0 +1,306 @@
+"""The only reader of the environment: every setting with its default, its bounds and what it means."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import quote, urlsplit
+
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+
+from freeroam.security.limits import RateConfig
+from freeroam.security.redaction import redact_url
+from freeroam.vocabulary.errors import ConfigurationError
+
+LATER_SETTINGS = {
+    "GRPC_PORT": "the gRPC door",
+    "SECRET_KEY": "browser sessions and saved cameras",
+    "SESSION_TTL": "browser sessions",
+    "MODELS": "several models at once",
+    "MODEL_ROOTS": "models loaded at run time",
+    "KEEP_FRAMES": "kept pictures",
+    "MIN_REPLICAS": "ENGINE=ray",
+    "MAX_REPLICAS": "ENGINE=ray",
+    "TARGET_ONGOING_REQUESTS": "ENGINE=ray",
+    "GPUS_PER_REPLICA": "ENGINE=ray",
+    "INFERENCE_SERVICE_URL": "ENGINE=remote",
+    "STREAMING_SERVICE_URL": "ROLE=api",
+    "ICE_SERVERS": "WebRTC",
+    "ICE_UDP_PORTS": "WebRTC",
+    "OTEL_EXPORTER_OTLP_ENDPOINT": "tracing",
+}
+"""Names that are reserved and not read yet, with the feature that they belong to."""
+
+SECRETS = ("API_KEY", "REDIS_PASSWORD", "REDIS_URL", "DATABASE_URL")
+"""Settings that may also come from the file which ``<NAME>_FILE`` names."""
+
+
+def _split(value: Any) -> Any:
+    return tuple(part for raw in value.split(",") if (part := raw.strip())) if isinstance(value, str) else value
+
+
+List = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
+
+
+class Settings(BaseSettings):
+    """Every setting; a field's name in upper case is its environment variable."""
+
+    model_config = SettingsConfigDict(
+        env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True, protected_namespaces=()
+    )
+
+    host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 is every network.")
+    port: int = Field(8000, ge=0, le=65535, description="HTTP port; 0 takes any free one.")
+    root_path: str = Field("", description="Path under which a proxy serves this service, e.g. /vision.")
+    ssl_certfile: Path | None = Field(None, description="Certificate chain (PEM) for HTTPS.")
+    ssl_keyfile: Path | None = Field(None, description="Private key (PEM) for HTTPS.")
+
+    allow_anonymous: bool = Field(False, description="Serve peers off this machine without a key.")
+    api_key: SecretStr | None = Field(None, description="One key with every right.")
+    api_keys_file: Path | None = Field(
+        None, description="JSON or TOML file with many keys, each with name, rights and limits."
+    )
+    trusted_proxies: List = Field((), description="Addresses and networks whose X-Forwarded-For is believed.")
+    cors_origins: List = Field((), description="Web origins that may call from a browser, e.g. https://app.example.")
+    metrics_public: bool = Field(False, description="Serve /metrics without a key.")
+    enable_metrics: bool = Field(True, description="Serve /metrics at all.")
+
+    model_type: str = Field("detector", description="A built-in name, or package.module:Class.")
+    model_path: str = Field("", description="Folder, file or name that the model loads from.")
+    model_version: str = Field("1", pattern=r"^[A-Za-z0-9._-]{1,64}$", description="Version of the model of the start.")
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N.")
+    num_replicas: int = Field(1, ge=1, le=64, description="Processes that run the model.")
+    model_load_timeout: Seconds = Field(600, description="Seconds a model may take to load.")
+    inference_timeout: Seconds = Field(60, description="Seconds a model call may take before its process is replaced.")
+    max_batch_size: int = Field(8, ge=1, le=64, description="Questions in one model call.")
+    max_batch_wait_ms: float = Field(5, ge=0, le=100, description="Longest wait for a fuller batch, milliseconds.")
+    max_queue: int = Field(1024, ge=1, le=1_000_000, description="Questions that may wait for a model.")
+    max_priority_wait: Seconds = Field(5, description="Seconds after which a question goes before higher priorities.")
+
+    default_fps: float = Field(2.0, gt=0, le=1000, description="Frames a second that are asked about.")
+    max_fps: float = Field(30, gt=0, le=1000, description="Greatest fps a job may ask for.")
+    max_concurrent_streams: int = Field(10, ge=1, le=100_000, description="Jobs that may run at once.")
+    max_prompt_chars: int = Field(32_768, ge=1, description="Longest prompt.")
+    max_tokens: int = Field(4096, ge=1, description="Longest spoken answer a caller may ask for.")
+
+    max_connections: int = Field(256, ge=1, description="Requests, streams and sockets open at once.")
+    max_body_bytes: int = Field(32 * 2**20, ge=1024, description="Greatest request body.")
+    max_pixels: int = Field(50_000_000, ge=256, description="Greatest picture, width times height.")
+    request_timeout: Seconds = Field(30, description="Seconds until an answer must have begun.")
+    stream_idle_timeout: Seconds = Field(60, description="Seconds a reader may drain nothing; a quiet stream is fine.")
+    drain_timeout: Seconds = Field(30, description="Seconds a graceful stop may take.")
+    rate_limit_per_minute: int = Field(1000, ge=0, description="Requests a minute and client; 0 is without limit.")
+    rate_limits: List = Field(
+        (), description="Further limits, e.g. POST /api/v1/inference/start=60, GET /metrics=30 (a minute and client)."
+    )
+
+    source_open_timeout: Seconds = Field(10, description="Seconds until a source must have opened.")
+    source_read_timeout: Seconds = Field(5, description="Seconds a source may be silent inside an answer.")
+    source_stall_timeout: Seconds = Field(20, description="Seconds without a frame until a source is restarted.")
+    source_max_retries: int = Field(0, ge=0, description="Reconnects of a source; 0 is for ever.")
+    allow_private_sources: List = Field(
+        (), description="Private networks and hosts that may be opened, e.g. 192.168.1.0/24, cam1.local."
+    )
+    media_root: Path | None = Field(None, description="Folder that file: references may name; none allows no files.")
+
+    redis_host: str = Field("localhost", description="Redis with frames.")
+    redis_port: int = Field(6379, ge=1, le=65535, description="Its port; tcp://10.0.0.1:6379 is understood too.")
+    redis_db: int = Field(0, ge=0, description="Its database.")
+    redis_password: SecretStr | None = Field(None, description="Its password.")
+    redis_url: SecretStr | None = Field(None, description="All of it in one, redis:// or rediss://; wins.")
+
+    database_url: SecretStr | None = Field(None, description="An SQLite file in DATA_DIR unless set.")
+    data_dir: Path = Field(Path("data"), description="Where the service keeps what it must remember.")
+    lease_timeout: Seconds = Field(10, description="Seconds after which a lost worker's jobs are taken over.")
+    memory_cleanup_interval: Seconds = Field(300, description="Seconds between clearings of what is old.")
+    results_retention_hours: float = Field(168, gt=0, description="Hours that results and finished jobs are kept.")
+
+    engine: Literal["embedded"] = Field("embedded", description="Where models run.")
+    role: Literal["all"] = Field("all", description="Which part of the service this process is.")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = Field(
+        "INFO", description="Least level shown."
+    )
+    log_format: Literal["json", "text"] | None = Field(None, description="json, or text; text on a terminal.")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read arguments, then files with secrets, then the environment, then ``.env``."""
+        files = _SecretFiles(settings_cls, env_settings, dotenv_settings)
+        return init_settings, files, env_settings, dotenv_settings
+
+    @model_validator(mode="before")
+    @classmethod
+    def _understand_kubernetes(cls, data: dict[str, Any]) -> dict[str, Any]:
+        """Take ``REDIS_PORT=tcp://10.0.0.1:6379``, which Kubernetes injects beside a service named redis."""
+        port = data.get("redis_port")
+        if isinstance(port, str) and port.startswith("tcp://"):
+            parts = urlsplit(port)
+            data = {**data, "redis_port": parts.port or 6379}
+            data.setdefault("redis_host", parts.hostname or "localhost")
+        return data
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _in_upper_case(cls, value: Any) -> Any:
+        return value.upper() if isinstance(value, str) else value
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _are_networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for text in value:
+            ipaddress.ip_network(text, strict=False)
+        return value
+
+    @field_validator("rate_limits")
+    @classmethod
+    def _are_limits(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for text in value:
+            _read_limit(text)
+        return value
+
+    @field_validator("root_path")
+    @classmethod
+    def _begins_with_a_slash(cls, value: str) -> str:
+        if value and not value.startswith("/"):
+            raise ValueError("must begin with /")
+        return value.rstrip("/")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Settings:
+        if (self.ssl_certfile is None) != (self.ssl_keyfile is None):
+            raise ValueError("SSL_CERTFILE and SSL_KEYFILE are set together or not at all")
+        if self.default_fps > self.max_fps:
+            raise ValueError(f"DEFAULT_FPS={self.default_fps:g} is above MAX_FPS={self.max_fps:g}")
+        return self
+
+    @property
+    def rates(self) -> RateConfig:
+        """Rate limits, read from ``RATE_LIMIT_PER_MINUTE`` and ``RATE_LIMITS``."""
+        return RateConfig(self.rate_limit_per_minute, dict(_read_limit(text) for text in self.rate_limits))
+
+    @property
+    def proxy_networks(self) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
+        """``TRUSTED_PROXIES`` as networks."""
+        return tuple(ipaddress.ip_network(text, strict=False) for text in self.trusted_proxies)
+
+    @property
+    def full_redis_url(self) -> str:
+        """Where Redis is, with the password."""
+        if self.redis_url is not None:
+            return self.redis_url.get_secret_value()
+        password = f":{quote(self.redis_password.get_secret_value(), safe='')}@" if self.redis_password else ""
+        host = f"[{self.redis_host}]" if ":" in self.redis_host else self.redis_host
+        return f"redis://{password}{host}:{self.redis_port}/{self.redis_db}"
+
+    @property
+    def full_database_url(self) -> str:
+        """Where the store is."""
+        if self.database_url is not None:
+            return self.database_url.get_secret_value()
+        return f"sqlite:///{(self.data_dir / 'freeroam.db').resolve()}"
+
+
+class _SecretFiles(PydanticBaseSettingsSource):
+    """Reads ``API_KEY_FILE`` and its like."""
+
+    def __init__(self, settings_cls: type[BaseSettings], *variables: PydanticBaseSettingsSource) -> None:
+        super().__init__(settings_cls)
+        self._variables: list[Mapping[str, str | None]] = [getattr(source, "env_vars", {}) for source in variables]
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:  # noqa: ARG002
+        """Return the text of the file that ``<NAME>_FILE`` names, without the newline at its end."""
+        path = next((table[f"{field_name}_file"] for table in self._variables if table.get(f"{field_name}_file")), None)
+        if path is None or field_name.upper() not in SECRETS:
+            return None, field_name, False
+        name = field_name.upper()
+        if any(table.get(field_name) for table in self._variables):
+            raise ConfigurationError(f"{name} and {name}_FILE are both set; keep one")
+        try:
+            return Path(path).read_text(encoding="utf-8").strip("\r\n"), field_name, False
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigurationError(f"{name}_FILE={path} cannot be read: {error}") from error
+
+    def __call__(self) -> dict[str, Any]:
+        """Return the secrets that files give."""
+        found: dict[str, Any] = {}
+        for name, field in self.settings_cls.model_fields.items():
+            value, _, _ = self.get_field_value(field, name)
+            if value is not None:
+                found[name] = value
+        return found
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Read the environment and ``.env``.
+
+    Args:
+        overrides: Fields that win over both (command line, tests).
+
+    Raises:
+        ConfigurationError: A value is wrong; the message names the variable, the value and what is allowed.
+    """
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        raise ConfigurationError("; ".join(_explain(dict(item)) for item in error.errors())) from None
+
+
+def allowed_values(name: str) -> str:
+    """Say in words what the setting ``name`` (a field's name) may be."""
+    schema = Settings.model_json_schema()["properties"][name]
+    options = [schema, *schema.get("anyOf", [])]
+    for option in options:
+        if "const" in option:
+            return str(option["const"])
+        if "enum" in option:
+            return ", ".join(option["enum"])
+    kinds = {option.get("type") for option in options} - {None, "null"}
+    if "boolean" in kinds:
+        return "true, false"
+    if kinds & {"integer", "number"}:
+        return _range_in_words(schema, is_whole="integer" in kinds)
+    if "array" in kinds:
+        return "a list, parted by commas"
+    return str(schema.get("description", "a text")).rstrip(".")
+
+
+def _range_in_words(schema: Mapping[str, Any], *, is_whole: bool) -> str:
+    low, above = schema.get("minimum"), schema.get("exclusiveMinimum")
+    high = schema.get("maximum")
+    words = "a whole number" if is_whole else "a number"
+    if low is not None or above is not None:
+        words += f" from {low:g}" if low is not None else f" above {above:g}"
+    return f"{words} to {high:g}" if high is not None else words
+
+
+def _explain(item: Mapping[str, Any]) -> str:
+    """Return one problem in words, with the variable's name; a secret's value is not shown."""
+    message = str(item["msg"]).removeprefix("Value error, ")
+    if not item["loc"]:
+        return message
+    field = str(item["loc"][0])
+    name = field.upper()
+    value = "***" if name in SECRETS else redact_url(str(item.get("input")))
+    return f"{name}={value}: {message[:1].lower()}{message[1:]} (allowed: {allowed_values(field)})"
+
+
+def _read_limit(text: str) -> tuple[str, int]:
+    """Read ``POST /path=60``; a path without a method means every method."""
+    endpoint, equals, number = text.rpartition("=")
+    endpoint = endpoint.strip()
+    if not equals or not number.strip().isdigit() or int(number) < 1 or "/" not in endpoint:
+        raise ValueError(f"{text!r} is not of the form 'POST /path=requests a minute'")
+    method, _, path = endpoint.rpartition(" ")
+    return f"{method.strip().upper()} {path}".strip(), int(number)
