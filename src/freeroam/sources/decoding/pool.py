@@ -1,0 +1,121 @@
+"""The decoder processes as the rest of the program sees them: open a feed, write bytes, iterate frames.
+
+::
+
+    async with pool.open_feed(FeedShape(wish=FrameWish(2.0, 512, 512), container="mpegts")) as feed:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(write_segments(feed))      # await feed.write(data) ...; feed.end()
+            async for frame in feed.decoded():
+                ...
+
+A feed whose process died, hung or grew fat raises ``SourceError(DECODER)`` from ``write`` and ``decoded``; the process is
+replaced by the pool and whoever opened the feed opens another. For one picture at a time (JPEG, PNG, WebP, raw pixels)
+``open_pictures`` gives a ``PictureFeed``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+
+from freeroam.clock import Clock
+from freeroam.sources.decoding.feed import Feed
+from freeroam.sources.decoding.pictures import PictureFeed
+from freeroam.sources.decoding.slot import DecoderSlot
+from freeroam.sources.decoding.values import ByteReader, DecoderConfig, FeedShape
+from freeroam.vocabulary.errors import SourceError, SourceErrorCode
+from freeroam.vocabulary.frame import FrameWish
+
+
+class DecoderPool:
+    """A few decoder processes, many feeds each.
+
+    Args:
+        config: Bounds and deadlines.
+        clock: Time of heartbeats and pauses.
+    """
+
+    def __init__(self, config: DecoderConfig, clock: Clock) -> None:
+        self._config = config
+        self._clock = clock
+        self._numbers = itertools.count(1)
+        self._slots: list[DecoderSlot] = []
+        self._ready = asyncio.Event()
+        self._is_stopping = False
+
+    async def start(self) -> None:
+        """Start the processes; returns when each has been spawned once.
+
+        Raises:
+            OSError: The system gives no process.
+        """
+        self._is_stopping = False
+        self._slots = [
+            DecoderSlot(index, self._config, self._clock, self._ready) for index in range(self._config.processes)
+        ]
+        try:
+            for slot in self._slots:
+                await slot.start()
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def stop(self) -> None:
+        """End every process; feeds still open raise ``SourceError(DECODER)``."""
+        self._is_stopping = True
+        self._ready.set()
+        slots, self._slots = self._slots, []
+        async with asyncio.TaskGroup() as tasks:
+            for slot in slots:
+                tasks.create_task(slot.stop())
+
+    def open_feed(self, shape: FeedShape, reader: ByteReader | None = None) -> Feed:
+        """Return a feed for one continuous run of one video; use it with ``async with``, which takes a decoder.
+
+        Args:
+            shape: What it carries and which frames are wanted.
+            reader: Where bytes can be read at any place; such a feed takes no ``write``, it reads by itself and seeks.
+        """
+        return Feed(next(self._numbers), shape, reader, self._config, self._take_slot)
+
+    def open_pictures(self, wish: FrameWish) -> PictureFeed:
+        """Return a decoder of single pictures that fits each into the wish's box; use it with ``async with``."""
+        return PictureFeed(next(self._numbers), wish, self._config, self._take_slot)
+
+    @property
+    def pids(self) -> list[int]:
+        """Process ids of the decoders that live now."""
+        return [pid for slot in self._slots if (pid := slot.pid) is not None]
+
+    @property
+    def open_feeds(self) -> int:
+        """Feeds that hold a decoder now, pictures included."""
+        return sum(slot.load for slot in self._slots)
+
+    @property
+    def replaced(self) -> dict[str, int]:
+        """How many processes were replaced, by reason: ``died``, ``silent``, ``stuck``, ``fat``."""
+        counts: dict[str, int] = {}
+        for slot in self._slots:
+            for reason, count in slot.replaced.items():
+                counts[reason] = counts.get(reason, 0) + count
+        return counts
+
+    @property
+    def rss_bytes(self) -> int:
+        """Resident memory of the decoder processes as they last reported it."""
+        return sum(slot.rss_bytes for slot in self._slots)
+
+    async def _take_slot(self) -> DecoderSlot:
+        """Return the living process with the fewest feeds, waiting while all are being replaced."""
+        while not self._is_stopping:
+            alive = [slot for slot in self._slots if slot.is_alive]
+            if alive:
+                return min(alive, key=lambda slot: slot.load)
+            if not self._slots:
+                break
+            self._ready.clear()
+            with contextlib.suppress(TimeoutError):
+                await self._ready.wait()
+        raise SourceError(SourceErrorCode.DECODER, "the decoders are not running")

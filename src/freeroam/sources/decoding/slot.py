@@ -1,0 +1,198 @@
+"""One decoder process and its feeds: started, watched by heartbeat, killed and replaced when it dies, hangs or grows."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Protocol
+
+from freeroam.clock import Clock
+from freeroam.observability.logs import get_logger
+from freeroam.processes.child import ChildProcess, thread_environment
+from freeroam.processes.wire import Message
+from freeroam.sources.decoding.values import DecoderConfig
+
+HEARTBEAT_S = 1.0
+LATE_TICK_S = 0.5
+FIRST_PAUSE_S = 0.1
+LONGEST_PAUSE_S = 5.0
+HEALTHY_AFTER_S = 30.0
+
+log = get_logger(__name__)
+
+
+class Customer(Protocol):
+    """What holds a decoder: a feed, or a decoder of pictures."""
+
+    def take(self, message: Message) -> None:
+        """Take what the process says about it."""
+        ...
+
+    def lose(self, reason: str) -> None:
+        """Hear that the process is gone."""
+        ...
+
+
+class DecoderSlot:
+    """A place for one decoder process, which is filled anew whenever its process had to go.
+
+    Args:
+        index: For names.
+        config: Bounds and deadlines.
+        clock: Time of heartbeats and pauses.
+        ready: Set whenever a process is ready to take feeds.
+    """
+
+    def __init__(self, index: int, config: DecoderConfig, clock: Clock, ready: asyncio.Event) -> None:
+        self._name = f"decoder-{index}"
+        self._config = config
+        self._clock = clock
+        self._ready = ready
+        self._child: ChildProcess | None = None
+        self._customers: dict[int, Customer] = {}
+        self._life: asyncio.Task[None] | None = None
+        self._heard_s = 0.0
+        self._kill_reason = ""
+        self.replaced: dict[str, int] = {}
+        self.rss_bytes = 0
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether its process takes feeds now."""
+        return self._child is not None and not self._kill_reason
+
+    @property
+    def pid(self) -> int | None:
+        """Process id; None while there is none."""
+        return None if self._child is None else self._child.pid
+
+    @property
+    def load(self) -> int:
+        """Feeds it holds."""
+        return len(self._customers)
+
+    async def start(self) -> None:
+        """Start the first process and the task that keeps one alive.
+
+        Raises:
+            OSError: The system gives no process.
+        """
+        child = await self._spawn()
+        self._life = asyncio.create_task(self._live(child), name=self._name)
+
+    async def stop(self) -> None:
+        """End the process; its feeds fail."""
+        if self._life is not None:
+            self._life.cancel()
+            await asyncio.gather(self._life, return_exceptions=True)
+            self._life = None
+
+    def add(self, number: int, customer: Customer) -> None:
+        """Let messages about feed ``number`` reach ``customer``."""
+        self._customers[number] = customer
+
+    def remove(self, number: int) -> None:
+        """Forget a feed; what is still said about it is dropped."""
+        self._customers.pop(number, None)
+
+    def send(self, message: Message) -> None:
+        """Send to the process; dropped if it is gone, since its feeds hear of that by ``lose``."""
+        if self._child is not None:
+            self._child.wire.send(message)
+
+    async def _spawn(self) -> ChildProcess:
+        config = self._config
+        child = await ChildProcess.start(
+            "freeroam.sources.decoding.worker",
+            [str(config.max_pixels), str(config.connect_timeout_s), str(config.read_timeout_s)],
+            name=self._name,
+            # One arena a thread would keep what a long gone feed once needed.
+            env={**thread_environment(1), "MALLOC_ARENA_MAX": "2", "AV_LOG_FORCE_NOCOLOR": "1"},
+        )
+        self._child = child
+        self._kill_reason = ""
+        self._heard_s = self._clock.monotonic_s()
+        self._ready.set()
+        return child
+
+    async def _live(self, child: ChildProcess) -> None:
+        """Keep a process in this place until cancelled."""
+        pause_s = FIRST_PAUSE_S
+        current: ChildProcess | None = child
+        try:
+            while True:
+                if current is not None:
+                    born_s = self._clock.monotonic_s()
+                    await self._serve(current)
+                    current = None
+                    if self._clock.monotonic_s() - born_s > HEALTHY_AFTER_S:
+                        pause_s = FIRST_PAUSE_S
+                try:
+                    current = await self._spawn()
+                except OSError as error:
+                    log.error("decoder_not_started", decoder=self._name, error=str(error))
+                await self._clock.sleep(0 if current is not None and pause_s == FIRST_PAUSE_S else pause_s)
+                pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
+        finally:
+            if current is not None:
+                self._bury(current, "stopped")
+                await current.aclose()
+
+    async def _serve(self, child: ChildProcess) -> None:
+        """Pass messages on until the process is gone, then tell its feeds."""
+        heartbeat = asyncio.create_task(self._watch(child), name=f"{self._name}-heartbeat")
+        try:
+            while (message := await child.wire.receive()) is not None:
+                self._heard_s = self._clock.monotonic_s()
+                if message["op"] == "pong":
+                    self._judge(child, message)
+                    continue
+                customer = self._customers.get(message["feed"])
+                if customer is not None:
+                    customer.take(message)
+        finally:
+            heartbeat.cancel()
+            await asyncio.gather(heartbeat, return_exceptions=True)
+        reason = self._kill_reason or "died"
+        self.replaced[reason] = self.replaced.get(reason, 0) + 1
+        feeds = self._bury(child, reason)
+        await child.aclose()
+        log.warning("decoder_replaced", decoder=self._name, reason=reason, feeds=feeds, status=child.returncode)
+
+    def _bury(self, child: ChildProcess, reason: str) -> int:
+        """Take the process out of use and fail its feeds; return how many there were."""
+        if self._child is child:
+            self._child = None
+        self.rss_bytes = 0
+        lost, self._customers = self._customers, {}
+        for customer in lost.values():
+            customer.lose(reason)
+        return len(lost)
+
+    async def _watch(self, child: ChildProcess) -> None:
+        """Ask for a sign of life every second; kill a process that gives none in time."""
+        while True:
+            child.wire.send({"op": "ping"})
+            asked_s = self._clock.monotonic_s()
+            await self._clock.sleep(HEARTBEAT_S)
+            now_s = self._clock.monotonic_s()
+            if now_s - asked_s > HEARTBEAT_S + LATE_TICK_S:
+                # This process stood still itself; what the child said meanwhile is not read yet.
+                self._heard_s = now_s
+            elif now_s - self._heard_s >= self._config.silence_deadline_s - 0.05:
+                self._kill(child, "silent")
+
+    def _judge(self, child: ChildProcess, pong: Message) -> None:
+        """Look at what a process says of itself."""
+        self.rss_bytes = pong["rss_bytes"]
+        if pong["busy_s"] > self._config.frame_deadline_s:
+            self._kill(child, "stuck")
+        elif pong["rss_bytes"] > self._config.max_rss_bytes:
+            self._kill(child, "fat")
+
+    def _kill(self, child: ChildProcess, reason: str) -> None:
+        if not self._kill_reason:
+            self._kill_reason = reason
+            log.warning("decoder_killed", decoder=self._name, reason=reason, pid=child.pid)
+            with contextlib.suppress(ProcessLookupError):
+                child.kill()

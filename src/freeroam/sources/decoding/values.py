@@ -1,0 +1,152 @@
+"""What goes into a decoder and what comes out: shapes, facts and frames, as values."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from freeroam.vocabulary.frame import FrameWish
+
+MAX_PIXELS = 50_000_000
+CONTAINERS = ("mpegts", "mp4", "matroska", "flv", "avi", "mpegps", "ogg", "h264", "hevc")
+"""What ``FeedShape.container`` may name; ``None`` lets the decoder find out which of these it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderConfig:
+    """How decoding is shared out and bounded.
+
+    Attributes:
+        processes: Decoder processes; feeds are spread over them.
+        max_pixels: Pictures of more pixels are refused before memory is taken for them.
+        max_rss_bytes: A decoder process that has grown past this is replaced.
+        ahead_frames: Frames a feed may have ready beyond those that were taken.
+        unread_bytes: Bytes a feed may hold that its decoder has not read; ``Feed.write`` waits beyond that.
+        frame_deadline_s: A decoder that works longer than this without a sign of life is replaced.
+        silence_deadline_s: A decoder process that answers nothing for this long is replaced.
+        connect_timeout_s: How long the RTSP demuxer may take to open its loopback address.
+        read_timeout_s: How long that demuxer may wait for data.
+    """
+
+    processes: int = field(default_factory=lambda: min(2, os.cpu_count() or 1))
+    max_pixels: int = MAX_PIXELS
+    max_rss_bytes: int = 2 * 1024**3
+    ahead_frames: int = 4
+    unread_bytes: int = 4 * 1024 * 1024
+    frame_deadline_s: float = 10.0
+    silence_deadline_s: float = 2.0
+    connect_timeout_s: float = 10.0
+    read_timeout_s: float = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class FeedShape:
+    """What a feed will carry and which frames are wanted of it.
+
+    Attributes:
+        wish: Rate and box of the frames.
+        container: One of ``CONTAINERS``; None finds out from the bytes.
+        lookahead: True where bytes come in bursts or as fast as they are read (HLS, files): whole groups of pictures are
+            known before anything is decoded, so that no picture is decoded in vain. False where each picture must
+            come out as soon as it is there (RTSP).
+        next_due_s: When the next sample is due, on the clock of ``DecodedFrame.time_s``; None begins with the first
+            frame.
+        skip_until_s: Frames at or before this time are not given; a feed that can seek starts at the keyframe before.
+        starts_at_s: The time that the run's first keyframe shall have; None takes the container's timestamps as they
+            are.
+        rtsp_url: ``rtsp://127.0.0.1:<port>/...`` of our own relay, the only address that a decoder opens; such a feed
+            takes no bytes.
+    """
+
+    wish: FrameWish
+    container: str | None = None
+    lookahead: bool = True
+    next_due_s: float | None = None
+    skip_until_s: float | None = None
+    starts_at_s: float | None = None
+    rtsp_url: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RawShape:
+    """How raw pixels lie in memory: rows top to bottom without padding, 8 bits a channel.
+
+    Attributes:
+        width_px: Columns.
+        height_px: Rows.
+        channels: 1 (grey), 3 (RGB) or 4 (RGBA, the last one is ignored).
+    """
+
+    width_px: int
+    height_px: int
+    channels: int
+
+
+@dataclass(slots=True)
+class FeedFacts:
+    """What is known of a feed's video; filled in and corrected as it is decoded.
+
+    Attributes:
+        codec: As FFmpeg names it.
+        width_px: Before scaling.
+        height_px: Before scaling.
+        fps: Native rate, where the container or the timestamps tell.
+        decode: What was decoded of the latest group of pictures: ``keyframes``, ``references`` or ``all``.
+        packets: Packets that were read.
+        decoded_packets: Packets among them that went through the codec.
+        bad_packets: Packets that the codec refused.
+    """
+
+    codec: str | None = None
+    width_px: int | None = None
+    height_px: int | None = None
+    fps: float | None = None
+    decode: str | None = None
+    packets: int = 0
+    decoded_packets: int = 0
+    bad_packets: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedFrame:
+    """A sampled picture, scaled to the wish.
+
+    Attributes:
+        pixels: RGB, 8 bits a channel, rows without padding: ``height_px * width_px * 3`` bytes.
+        width_px: Width of ``pixels``.
+        height_px: Height of ``pixels``.
+        pts_s: The container's own time; it grows within a run. 0 for single pictures.
+        time_s: ``pts_s`` moved by ``FeedShape.starts_at_s``; equal to it if that is None.
+        due_s: The sample's due time that this frame answers, on the clock of ``time_s``.
+        source_width_px: Width before scaling.
+        source_height_px: Height before scaling.
+        decode_ms: Time the decoder worked for this sample, milliseconds, scaling included.
+    """
+
+    pixels: bytes | memoryview
+    width_px: int
+    height_px: int
+    pts_s: float
+    time_s: float
+    due_s: float
+    source_width_px: int
+    source_height_px: int
+    decode_ms: float
+
+
+class ByteReader(Protocol):
+    """Bytes that can be read anywhere, for containers whose index lies at the end (a file, HTTP ranges)."""
+
+    @property
+    def size_bytes(self) -> int:
+        """How many bytes there are."""
+        ...
+
+    async def read_at(self, offset: int, size: int) -> bytes:
+        """Return at most ``size`` bytes from ``offset``; empty only at the end.
+
+        Raises:
+            SourceError: They could not be read; the feed's ``decoded`` raises it.
+        """
+        ...
