@@ -14,7 +14,7 @@ MAX_REFERENCE_CHARS = 4096
 OWN_KEY_PREFIX = "freeroam:"
 """Redis keys that begin so are the service's own bus, never a video."""
 
-_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*):")
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+._\-]*):")
 _KEY = re.compile(r"[A-Za-z0-9_.:\-]+\Z")
 _UNUSABLE = re.compile(r"[\x00-\x20\x7f-\xa0\u2028\u2029]")
 
