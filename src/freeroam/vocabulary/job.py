@@ -159,7 +159,6 @@ class SourceStatus(BaseModel):
         last_error: Code of the last failure.
         seconds_since_frame: Age of the newest frame; None before the first.
         decode: Which packets are decoded: ``keyframes``, ``references`` or ``all``.
-        is_live: Whether it goes on without end; None until known.
         skipped: Entries, segments or packets passed over, by reason.
     """
 
@@ -175,7 +174,6 @@ class SourceStatus(BaseModel):
     last_error: str | None = None
     last_error_message: str | None = None
     seconds_since_frame: float | None = None
-    is_live: bool | None = None
     skipped: dict[str, int] = Field(default_factory=dict)
 
 

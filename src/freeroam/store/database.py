@@ -1,0 +1,90 @@
+"""Opens the database: addresses, engines, and what each new connection is told."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import URL, event, make_url
+from sqlalchemy.exc import ArgumentError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import NullPool
+
+from freeroam.vocabulary.errors import ConfigurationError, MissingExtra
+
+BUSY_TIMEOUT_MS = 5000
+READERS = 4
+"""Connections that read at once; more would only take turns on the same cores."""
+
+_DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg", "postgres": "postgresql+asyncpg"}
+
+
+def parse_url(text: str) -> URL:
+    """Return ``DATABASE_URL`` with the driver that Freeroam uses.
+
+    Raises:
+        ConfigurationError: It is not an address of SQLite (in a file) or PostgreSQL.
+        MissingExtra: The driver of PostgreSQL is not installed.
+    """
+    try:
+        url = make_url(text)
+    except ArgumentError as error:
+        raise ConfigurationError(
+            "DATABASE_URL is not a database address; write sqlite:///path or postgresql://..."
+        ) from error
+    driver = _DRIVERS.get(url.drivername.partition("+")[0])
+    if driver is None:
+        raise ConfigurationError(f"DATABASE_URL: {url.drivername!r} is not supported; use sqlite:/// or postgresql://")
+    url = url.set(drivername=driver)
+    if is_sqlite(url) and (not url.database or url.database == ":memory:"):
+        raise ConfigurationError("DATABASE_URL: SQLite needs a file, as in sqlite:///data/freeroam.db")
+    if not is_sqlite(url) and importlib.util.find_spec("asyncpg") is None:
+        raise MissingExtra("asyncpg", "postgres")
+    return url
+
+
+def is_sqlite(url: URL) -> bool:
+    """Return whether ``url`` names an SQLite file."""
+    return url.get_backend_name() == "sqlite"
+
+
+def sqlite_path(url: URL) -> Path:
+    """Return the file of an SQLite ``url``."""
+    assert url.database
+    return Path(url.database)
+
+
+def make_writer(url: URL) -> AsyncEngine:
+    """Return the engine for the one task that writes; each of its transactions takes the write lock at its start."""
+    if not is_sqlite(url):
+        return create_async_engine(url, pool_size=1, max_overflow=1, pool_pre_ping=True)
+    engine = create_async_engine(url, poolclass=NullPool)
+    event.listen(engine.sync_engine, "connect", _prepare_sqlite)
+    event.listen(engine.sync_engine, "begin", _begin_sqlite)
+    return engine
+
+
+def make_reader(url: URL) -> AsyncEngine:
+    """Return the engine for reads: each statement sees one committed state and holds nothing afterwards."""
+    if not is_sqlite(url):
+        return create_async_engine(url, pool_size=READERS, isolation_level="AUTOCOMMIT", pool_pre_ping=True)
+    engine = create_async_engine(url, pool_size=READERS, max_overflow=0, pool_reset_on_return=None)
+    event.listen(engine.sync_engine, "connect", _prepare_sqlite)
+    return engine
+
+
+def _prepare_sqlite(connection: Any, _: Any) -> None:
+    # Without this the driver opens transactions by itself, later than asked (SQLAlchemy documents it for savepoints).
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    cursor.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
+    cursor.execute("PRAGMA journal_mode = WAL")
+    cursor.execute("PRAGMA synchronous = NORMAL")
+    cursor.execute("PRAGMA foreign_keys = ON")
+    cursor.execute("PRAGMA journal_size_limit = 67108864")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Any) -> None:
+    connection.exec_driver_sql("BEGIN IMMEDIATE")

@@ -1,0 +1,76 @@
+"""The tables, as SQLAlchemy sees them; migrations make them."""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+NAMES = {
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+    "pk": "pk_%(table_name)s",
+}
+"""Constraints have names, so that a batch migration can find them on SQLite."""
+
+metadata = MetaData(naming_convention=NAMES)
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("id", String(128), primary_key=True),
+    Column("spec", Text, nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("created_at", Float(53), nullable=False),
+    Column("started_at", Float(53)),
+    Column("completed_at", Float(53)),
+    Column("frames_processed", BigInteger, nullable=False, default=0),
+    # The total stands here because counting a million rows takes 80 ms, and the next id because retention deletes rows.
+    Column("total", BigInteger, nullable=False, default=0),
+    Column("next_id", BigInteger, nullable=False, default=1),
+    Column("error", Text),
+    Column("error_code", String(64)),
+    Column("prompt", Text),
+    Column("prompt_version", Integer),
+    Column("progress", Text, nullable=False, default="{}"),
+    Column("cursor", Text, nullable=False, default="{}"),
+    # Whoever holds the lease runs the job; a greater epoch fences off an earlier holder.
+    Column("epoch", BigInteger, nullable=False, default=1),
+    Column("lease_owner", String(128)),
+    Column("lease_until", Float(53)),
+    Index(None, "status", "created_at"),
+    Index(None, "created_at"),
+)
+
+results = Table(
+    "results",
+    metadata,
+    Column("job_id", String(128), ForeignKey("jobs.id"), primary_key=True),
+    Column("id", BigInteger, primary_key=True, autoincrement=False),
+    Column("entry_key", String(256), nullable=False),
+    Column("created_at", Float(53), nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    UniqueConstraint("job_id", "entry_key"),
+)
+
+prompts = Table(
+    "prompts",
+    metadata,
+    Column("scope", String(128), primary_key=True),
+    Column("version", Integer, primary_key=True, autoincrement=False),
+    Column("prompt", Text, nullable=False),
+    Column("created_at", Float(53), nullable=False),
+    Column("scope_created_at", Float(53), nullable=False),
+)
