@@ -1,1 +1,1 @@
-"""Questions as versioned resources."""
+"""What is asked: prompts and their versions."""

@@ -1,1 +1,1 @@
-"""Finished answers: committed first, then published."""
+"""What was answered: committed in order, then told to those who listen."""
