@@ -6,9 +6,10 @@ from __future__ import annotations
 class Pacer:
     """Maps stream time to this machine's monotonic clock, one second to one second.
 
-    The first frame is due ``delay_s`` after it came. A frame that comes later than its due time by more than ``slack_s``
-    moves the whole mapping, so that what follows keeps its spacing instead of being rushed; one that is less late is
-    handed out at once and moves nothing. A jump of stream time (back, or ahead by more than ``max_gap_s``) begins anew.
+    The first frame is due ``delay_s`` after it came. A frame that comes later than its due time by more than
+    ``slack_s`` moves the whole mapping, so that what follows keeps its spacing instead of being rushed; one that is
+    less late is handed out at once and moves nothing. A jump of stream time (back, or ahead by more than
+    ``max_gap_s``) begins anew.
 
     Args:
         delay_s: Room for uneven arrival, added once at the start and after each new beginning.

@@ -8,9 +8,9 @@
             async for frame in feed.decoded():
                 ...
 
-A feed whose process died, hung or grew fat raises ``SourceError(DECODER)`` from ``write`` and ``decoded``; the process is
-replaced by the pool and whoever opened the feed opens another. For one picture at a time (JPEG, PNG, WebP, raw pixels)
-``open_pictures`` gives a ``PictureFeed``.
+A feed whose process died, hung or grew fat raises ``SourceError(DECODER)`` from ``write`` and ``decoded``; the process
+is replaced by the pool and whoever opened the feed opens another. For one picture at a time (JPEG, PNG, WebP, raw
+pixels) ``open_pictures`` gives a ``PictureFeed``.
 """
 
 from __future__ import annotations

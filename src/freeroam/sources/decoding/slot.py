@@ -1,4 +1,4 @@
-"""One decoder process and its feeds: started, watched by heartbeat, killed and replaced when it dies, hangs or grows."""
+"""One decoder process and its feeds: started, watched by heartbeat, replaced when it dies, hangs or grows."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from freeroam.processes.wire import Message
 from freeroam.sources.decoding.values import DecoderConfig
 
 HEARTBEAT_S = 1.0
+START_DEADLINE_S = 30.0
 LATE_TICK_S = 0.5
+TICK_TOLERANCE_S = 0.05
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 5.0
 HEALTHY_AFTER_S = 30.0
@@ -52,6 +54,7 @@ class DecoderSlot:
         self._customers: dict[int, Customer] = {}
         self._life: asyncio.Task[None] | None = None
         self._heard_s = 0.0
+        self._has_answered = False
         self._kill_reason = ""
         self.replaced: dict[str, int] = {}
         self.rss_bytes = 0
@@ -111,7 +114,7 @@ class DecoderSlot:
         )
         self._child = child
         self._kill_reason = ""
-        self._heard_s = self._clock.monotonic_s()
+        self._heard_s, self._has_answered = self._clock.monotonic_s(), False
         self._ready.set()
         return child
 
@@ -130,7 +133,7 @@ class DecoderSlot:
                 try:
                     current = await self._spawn()
                 except OSError as error:
-                    log.error("decoder_not_started", decoder=self._name, error=str(error))
+                    log.warning("decoder_not_started", decoder=self._name, error=str(error))
                 await self._clock.sleep(0 if current is not None and pause_s == FIRST_PAUSE_S else pause_s)
                 pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
         finally:
@@ -143,7 +146,7 @@ class DecoderSlot:
         heartbeat = asyncio.create_task(self._watch(child), name=f"{self._name}-heartbeat")
         try:
             while (message := await child.wire.receive()) is not None:
-                self._heard_s = self._clock.monotonic_s()
+                self._heard_s, self._has_answered = self._clock.monotonic_s(), True
                 if message["op"] == "pong":
                     self._judge(child, message)
                     continue
@@ -179,7 +182,10 @@ class DecoderSlot:
             if now_s - asked_s > HEARTBEAT_S + LATE_TICK_S:
                 # This process stood still itself; what the child said meanwhile is not read yet.
                 self._heard_s = now_s
-            elif now_s - self._heard_s >= self._config.silence_deadline_s - 0.05:
+                continue
+            # A busy machine may take long to start an interpreter; what once answered has no such excuse.
+            limit_s = self._config.silence_deadline_s if self._has_answered else START_DEADLINE_S
+            if now_s - self._heard_s >= limit_s - TICK_TOLERANCE_S:
                 self._kill(child, "silent")
 
     def _judge(self, child: ChildProcess, pong: Message) -> None:

@@ -47,9 +47,9 @@ class FeedShape:
     Attributes:
         wish: Rate and box of the frames.
         container: One of ``CONTAINERS``; None finds out from the bytes.
-        lookahead: True where bytes come in bursts or as fast as they are read (HLS, files): whole groups of pictures are
-            known before anything is decoded, so that no picture is decoded in vain. False where each picture must
-            come out as soon as it is there (RTSP).
+        lookahead: True where bytes come in bursts or as fast as they are read (HLS, files): whole groups of pictures
+            are known before anything is decoded, so that no picture is decoded in vain. False where each picture
+            must come out as soon as it is there (RTSP).
         next_due_s: When the next sample is due, on the clock of ``DecodedFrame.time_s``; None begins with the first
             frame.
         skip_until_s: Frames at or before this time are not given; a feed that can seek starts at the keyframe before.

@@ -1,0 +1,108 @@
+"""The decoder process: bytes in, sampled frames out, a thread a feed; the one home of FFmpeg's libraries.
+
+Started by ``slot.DecoderSlot`` as ``python -m freeroam.sources.decoding.worker``. It opens no file and no address but
+the loopback one of our own RTSP relay.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+from pathlib import Path
+from typing import Any
+
+import av.logging
+
+from freeroam.processes.lifeline import connect
+from freeroam.processes.wire import BlockingWire
+from freeroam.sources.decoding.worker_feed import FeedThread, Limits
+from freeroam.sources.decoding.worker_input import PushInput, SeekInput
+from freeroam.sources.decoding.worker_pictures import PictureThread
+
+_STATM = Path("/proc/self/statm")
+
+
+class Worker:
+    """Passes the parent's messages to the threads of its feeds.
+
+    Args:
+        wire: To the parent.
+        limits: Bounds of this process.
+    """
+
+    def __init__(self, wire: BlockingWire, limits: Limits) -> None:
+        self._wire = wire
+        self._limits = limits
+        self._feeds: dict[int, FeedThread] = {}
+        self._pictures: dict[int, PictureThread] = {}
+
+    def serve(self) -> None:
+        """Serve until the parent is gone."""
+        while (message := self._wire.receive()) is not None:
+            self._take(message)
+
+    def _take(self, message: dict[str, Any]) -> None:
+        operation = message["op"]
+        if operation == "ping":
+            self._wire.send({"op": "pong", "busy_s": self._busy_s(), "rss_bytes": rss_bytes()})
+        elif operation == "open":
+            feed = FeedThread(message, self._limits, self._wire.send)
+            self._feeds[feed.number] = feed
+            feed.start()
+        elif operation == "pictures":
+            pictures = PictureThread(message, self._limits, self._wire.send)
+            self._pictures[pictures.number] = pictures
+            pictures.start()
+        elif operation == "picture":
+            if (asked := self._pictures.get(message["feed"])) is not None:
+                asked.push(message)
+        elif operation == "close":
+            closed = self._feeds.pop(message["feed"], None) or self._pictures.pop(message["feed"], None)
+            if closed is not None:
+                closed.gate.close()
+        elif (open_feed := self._feeds.get(message["feed"])) is not None:
+            _tell(open_feed, operation, message)
+
+    def _busy_s(self) -> float:
+        """Return how long the slowest feed has worked without a sign of life."""
+        gates = [feed.gate for feed in self._feeds.values()] + [feed.gate for feed in self._pictures.values()]
+        return max((gate.vitals.busy_s() for gate in gates), default=0.0)
+
+
+def _tell(feed: FeedThread, operation: str, message: dict[str, Any]) -> None:
+    """Pass on what the parent says about an open feed."""
+    if operation == "credit":
+        feed.add_credit()
+    elif operation == "wish":
+        feed.change_fps(message["fps"])
+    elif operation == "data" and isinstance(feed.input, PushInput):
+        feed.input.push(message["blobs"][0])
+    elif operation == "end" and isinstance(feed.input, PushInput):
+        feed.input.end()
+    elif operation == "chunk" and isinstance(feed.input, SeekInput):
+        feed.input.answer(message["blobs"][0])
+
+
+def rss_bytes() -> int:
+    """Return this process's resident memory; where the system does not tell, the greatest it ever was."""
+    try:
+        return int(_STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def main() -> None:
+    """Run the process."""
+    wire = connect(sys.argv[1:])
+    # Log lines made by codec threads deadlock with the interpreter's lock, and they could hold a stream's secrets.
+    av.logging.set_level(av.logging.PANIC)
+    limits = Limits(
+        max_pixels=int(sys.argv[1]), connect_timeout_s=float(sys.argv[2]), read_timeout_s=float(sys.argv[3])
+    )
+    Worker(wire, limits).serve()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,371 @@
+"""One feed in a decoder process: a thread that demuxes, chooses, decodes and scales until its run ends or is closed."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import av
+from av.container import InputContainer
+from av.error import FFmpegError
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+from freeroam.sources.decoding.nal import PictureReader
+from freeroam.sources.decoding.policy import GroupSelector, LiveSelector, Unit
+from freeroam.sources.decoding.worker_input import READ_BYTES, Closed, Gate, PushInput, SeekInput
+from freeroam.sources.decoding.worker_scaling import Scaler
+from freeroam.vocabulary.cadence import Cadence
+from freeroam.vocabulary.errors import SourceError, SourceErrorCode
+
+DEMUXERS = {
+    "mpegts": "mpegts",
+    "mp4": "mov",
+    "matroska": "matroska",
+    "flv": "flv",
+    "avi": "avi",
+    "mpegps": "mpeg",
+    "ogg": "ogg",
+    "h264": "h264",
+    "hevc": "hevc",
+}
+KNOWN_DEMUXERS = "mpegts,mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,flv,avi,mpeg,mpegvideo,ogg,h264,hevc,asf,mpjpeg"
+"""What probing may find; without this list a text that lists other addresses would be opened as a playlist."""
+
+BYTES_OPTIONS = {"protocol_whitelist": "none", "format_whitelist": KNOWN_DEMUXERS, "analyzeduration": "3000000"}
+RELAY_OPTIONS = {
+    "rtsp_transport": "tcp",
+    "protocol_whitelist": "tcp",
+    "analyzeduration": "1000000",
+    "fflags": "nobuffer",
+}
+LOOPBACK = "rtsp://127.0.0.1:"
+HOPELESS_PACKETS = 250
+"""So many refused packets in a row, and the run is given up."""
+
+FACTS_EVERY = 250
+DEFAULT_FPS = 25.0
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the process was told at its start; see ``DecoderConfig``."""
+
+    max_pixels: int
+    connect_timeout_s: float
+    read_timeout_s: float
+
+
+class FeedThread:
+    """Decodes one run.
+
+    Args:
+        message: The parent's ``open`` message.
+        limits: Bounds of this process.
+        send: Sends a message to the parent; may be called from any thread.
+    """
+
+    def __init__(self, message: dict[str, Any], limits: Limits, send: Callable[[dict[str, Any]], None]) -> None:
+        self.number: int = message["feed"]
+        self.gate = Gate()
+        self._asked = message
+        self._limits = limits
+        self._send = send
+        self._credit: int = message["credit"]
+        self._cadence = Cadence.of_fps(message["fps"], message["next_due_s"])
+        self._wished_fps: float | None = None
+        self._scaler = Scaler((message["width_px"], message["height_px"]))
+        self._selector: GroupSelector[av.Packet[VideoStream]] | LiveSelector[av.Packet[VideoStream]]
+        self._selector = GroupSelector() if message["lookahead"] else LiveSelector()
+        self._shift_s = 0.0
+        self._is_shifted = message["starts_at_s"] is None
+        self._packets = self._decoded = self._bad = self._bad_in_row = 0
+        self._holds_pictures = False
+        self._worked_s = 0.0
+        self._facts: dict[str, Any] = {}
+        self._size: tuple[int, int] | None = None
+        self.input: PushInput | SeekInput | None = None
+        if message["rtsp_url"] is None:
+            self.input = self._make_input(message["size_bytes"])
+        self._thread = threading.Thread(target=self._run, name=f"feed-{self.number}", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def add_credit(self) -> None:
+        """Let one more frame out; called by the process's main thread."""
+        with self.gate.condition:
+            self._credit += 1
+            self.gate.condition.notify_all()
+
+    def change_fps(self, fps: float) -> None:
+        """Change the rate from the next picture on; called by the process's main thread."""
+        self._wished_fps = fps
+
+    def _make_input(self, size_bytes: int | None) -> PushInput | SeekInput:
+        number = self.number
+        if size_bytes is None:
+            return PushInput(self.gate, lambda count: self._send({"op": "read", "feed": number, "bytes": count}))
+        return SeekInput(
+            self.gate,
+            size_bytes,
+            lambda offset, size: self._send({"op": "need", "feed": number, "offset": offset, "size": size}),
+        )
+
+    def _run(self) -> None:
+        try:
+            self._decode_run()
+        except Closed:
+            return
+        except SourceError as error:
+            self._send({"op": "error", "feed": self.number, "code": error.code, "message": error.message})
+        except Exception as error:  # whatever a broken stream makes the libraries raise costs its own feed only
+            if self.gate.is_closed:
+                return
+            text = f"the video could not be read: {type(error).__name__}: {_words(error)}"
+            self._send({"op": "error", "feed": self.number, "code": "bad_data", "message": text})
+        else:
+            self._send({"op": "over", "feed": self.number, "next_due_s": self._cadence.next_due_s})
+
+    def _decode_run(self) -> None:
+        with self._open() as container:
+            stream = self._video_of(container)
+            self._tell_facts(stream)
+            self._seek(container, stream)
+            units = _Units(stream)
+            self._decode_packets(container, stream, units)
+
+    def _open(self) -> InputContainer:
+        """Open the demuxer on this feed's bytes, or on our own relay's loopback address.
+
+        Raises:
+            SourceError: ``bad_data`` if it is no container, ``decoder`` if the relay does not answer.
+        """
+        url = self._asked["rtsp_url"]
+        limits = self._limits
+        bounds = {"max_pixels": str(limits.max_pixels), "threads": "1"}
+        if url is not None and not url.startswith(LOOPBACK):
+            raise SourceError(SourceErrorCode.FORBIDDEN, "a decoder opens no address but the relay's")
+        try:
+            if url is not None:
+                self.gate.vitals.is_waiting = True
+                timeout = (limits.connect_timeout_s, limits.read_timeout_s)
+                return av.open(url, "r", "rtsp", options={**bounds, **RELAY_OPTIONS}, timeout=timeout)
+            name = self._asked["container"]
+            demuxer = None if name is None else DEMUXERS[name]
+            return av.open(self.input, "r", demuxer, options={**bounds, **BYTES_OPTIONS}, buffer_size=READ_BYTES)
+        except FFmpegError as error:
+            if self.gate.is_closed:
+                raise Closed from error
+            code = SourceErrorCode.BAD_DATA if url is None else _relay_code(error)
+            raise SourceError(code, f"the video could not be opened: {_words(error)}") from error
+
+    def _video_of(self, container: InputContainer) -> VideoStream:
+        """Return the first video that is no cover picture, prepared for decoding.
+
+        Raises:
+            SourceError: ``no_video``, or ``codec``: nothing here decodes it, or its pictures are too large.
+        """
+        for stream in container.streams.video:
+            if not stream.disposition & av.stream.Disposition.attached_pic:
+                break
+        else:
+            raise SourceError(SourceErrorCode.NO_VIDEO, "there is no video in it")
+        context = stream.codec_context
+        if context is None:
+            raise SourceError(SourceErrorCode.CODEC, "no decoder knows the video's codec")
+        if context.width * context.height == 0:
+            raise SourceError(SourceErrorCode.CODEC, f"the {context.name} video announces no usable picture size")
+        self._check_size(context.width, context.height)
+        context.thread_count = 1
+        context.options = {"max_pixels": str(self._limits.max_pixels)}
+        return stream
+
+    def _check_size(self, width: int, height: int) -> None:
+        if width * height > self._limits.max_pixels:
+            text = f"pictures of {width}x{height} are over the limit of {self._limits.max_pixels} pixels"
+            raise SourceError(SourceErrorCode.CODEC, text)
+
+    def _seek(self, container: InputContainer, stream: VideoStream) -> None:
+        until_s = self._asked["skip_until_s"]
+        if until_s is None or not isinstance(self.input, SeekInput) or stream.time_base is None:
+            return
+        try:
+            container.seek(int(until_s / float(stream.time_base)), stream=stream, backward=True)
+        except FFmpegError:
+            # A container without an index is read from its beginning, and frames are passed over.
+            container.seek(0, backward=True)
+
+    def _decode_packets(self, container: InputContainer, stream: VideoStream, units: _Units) -> None:
+        is_remote = self.input is None
+        packets = container.demux(stream)
+        while True:
+            self.gate.vitals.is_waiting = is_remote
+            try:
+                packet = next(packets, None)
+            except FFmpegError as error:
+                if self.gate.is_closed:
+                    raise Closed from error
+                if is_remote:
+                    raise SourceError(_relay_code(error), f"the connection broke: {_words(error)}") from error
+                break
+            self.gate.vitals.is_waiting = False
+            self.gate.vitals.beat()
+            if self.gate.is_closed:
+                raise Closed
+            if packet is None or not packet.size:
+                break
+            self._packets += 1
+            self._apply_wish()
+            unit = units.next(packet)
+            self._shift(unit)
+            for step in self._selector.push(unit, packet, self._cadence):
+                self._take_step(step, stream)
+            if self._packets % FACTS_EVERY == 0:
+                self._tell_facts(stream)
+        for step in self._selector.finish(self._cadence):
+            self._take_step(step, stream)
+        self._tell_facts(stream)
+        if self._packets == 0:
+            raise SourceError(SourceErrorCode.NO_VIDEO, "there is no picture in it")
+
+    def _shift(self, unit: Unit) -> None:
+        """Give the run's first keyframe the time that was asked for."""
+        if not self._is_shifted and unit.is_key:
+            self._is_shifted = True
+            self._shift_s = self._asked["starts_at_s"] - unit.time_s
+
+    def _take_step(self, step: av.Packet[VideoStream] | None, stream: VideoStream) -> None:
+        """Put a packet through the codec, or have it give out what it holds, and pass samples on."""
+        if step is None and not self._holds_pictures:
+            return
+        started_s = time.monotonic()
+        try:
+            frames = stream.codec_context.decode(step)
+            self._bad_in_row = 0
+        except FFmpegError as error:
+            frames = []
+            self._bad += 1
+            self._bad_in_row += 1
+            if self._bad_in_row > HOPELESS_PACKETS:
+                raise SourceError(SourceErrorCode.BAD_DATA, f"nothing of it decodes: {_words(error)}") from error
+        if step is None:
+            stream.codec_context.flush_buffers()
+            self._holds_pictures = False
+        else:
+            self._holds_pictures = True
+            self._decoded += 1
+        self._worked_s += time.monotonic() - started_s
+        self.gate.vitals.beat()
+        for frame in frames:
+            self._offer(frame, stream)
+
+    def _offer(self, frame: VideoFrame, stream: VideoStream) -> None:
+        """Send a decoded picture on if a sample is due."""
+        pts_s = (frame.pts or 0) * float(stream.time_base or 0)
+        time_s = pts_s + self._shift_s
+        due_s, cadence = self._cadence.offer(time_s)
+        if due_s is None:
+            return
+        self._cadence = cadence
+        until_s = self._asked["skip_until_s"]
+        if until_s is not None and time_s <= until_s + 0.0005:
+            return
+        started_s = time.monotonic()
+        self._check_size(frame.width, frame.height)
+        aspect = stream.codec_context.sample_aspect_ratio
+        pixels, width, height = self._scaler.rgb(frame, float(aspect) if aspect else 1.0)
+        self._worked_s += time.monotonic() - started_s
+        if (frame.width, frame.height) != self._size:
+            self._size = (frame.width, frame.height)
+            self._tell_facts(stream)
+        self._wait_for_credit()
+        self._send(
+            {
+                "op": "frame",
+                "feed": self.number,
+                "width_px": width,
+                "height_px": height,
+                "pts_s": pts_s,
+                "time_s": time_s,
+                "due_s": due_s,
+                "next_due_s": cadence.next_due_s,
+                "source_width_px": frame.width,
+                "source_height_px": frame.height,
+                "decode_ms": self._worked_s * 1000.0,
+                "blobs": [pixels],
+            }
+        )
+        self._worked_s = 0.0
+
+    def _wait_for_credit(self) -> None:
+        with self.gate.condition:
+            self.gate.wait_for(lambda: self._credit > 0)
+            self._credit -= 1
+
+    def _apply_wish(self) -> None:
+        fps, self._wished_fps = self._wished_fps, None
+        if fps is None:
+            return
+        old = self._cadence
+        due_s = None if old.next_due_s is None else old.next_due_s - old.interval_s + 1.0 / fps
+        self._cadence = Cadence.of_fps(fps, due_s)
+
+    def _tell_facts(self, stream: VideoStream) -> None:
+        context = stream.codec_context
+        width, height = self._size or (context.width, context.height)
+        rate = stream.average_rate or stream.guessed_rate
+        facts = {
+            "codec": context.name,
+            "width_px": width,
+            "height_px": height,
+            "fps": round(float(rate), 3) if rate else None,
+            "decode": self._selector.mode,
+            "packets": self._packets,
+            "decoded_packets": self._decoded,
+            "bad_packets": self._bad,
+        }
+        if facts != self._facts:
+            self._facts = facts
+            self._send({"op": "facts", "feed": self.number, **facts})
+
+
+class _Units:
+    """Says of each packet what can be known before it is decoded, and gives a time to those without one."""
+
+    def __init__(self, stream: VideoStream) -> None:
+        context = stream.codec_context
+        self._reader = PictureReader(context.name, context.extradata)
+        rate = stream.average_rate or stream.guessed_rate
+        self._step_s = 1.0 / float(rate or DEFAULT_FPS)
+        self._time_base = float(stream.time_base or 0) or 1.0 / 90_000.0
+        self._last_s = -self._step_s
+
+    def next(self, packet: av.Packet[VideoStream]) -> Unit:
+        """Return what is known of ``packet``; a missing presentation time is filled in, in the packet too."""
+        if packet.pts is None:
+            guess = round((self._last_s + self._step_s) / self._time_base)
+            packet.pts = guess if packet.dts is None else packet.dts
+        time_s = packet.pts * self._time_base
+        self._last_s = time_s
+        is_key = packet.is_keyframe
+        is_reference, is_closed = self._reader.read(bytes(packet), is_key=is_key)
+        return Unit(time_s, is_key, is_reference and not packet.is_disposable, is_closed)
+
+
+def _relay_code(error: FFmpegError) -> SourceErrorCode:
+    """Return why our relay's connection failed; the relay itself knows the far end's reason better."""
+    if isinstance(error, av.error.ExitError | av.error.TimeoutError):
+        return SourceErrorCode.TIMEOUT
+    if isinstance(error, av.error.InvalidDataError):
+        return SourceErrorCode.BAD_DATA
+    return SourceErrorCode.UNAVAILABLE
+
+
+def _words(error: Exception) -> str:
+    """Return what FFmpeg says, without the name of the file object."""
+    return getattr(error, "strerror", None) or str(error)

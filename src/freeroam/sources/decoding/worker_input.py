@@ -1,0 +1,174 @@
+"""Where a demuxer in a decoder process reads: bytes that are pushed to it, or bytes that it asks for anywhere."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+
+ACKNOWLEDGE_BYTES = 256 * 1024
+READ_BYTES = 64 * 1024
+ASK_BYTES = 512 * 1024
+
+
+class Closed(Exception):
+    """The feed was closed; raised inside the demuxer, which ends its work at once."""
+
+
+class Vitals:
+    """When a feed's thread last got anywhere, for the parent to tell work from a hang."""
+
+    def __init__(self) -> None:
+        self.alive_s = time.monotonic()
+        self.is_waiting = False
+
+    def beat(self) -> None:
+        """Say that something was done."""
+        self.alive_s = time.monotonic()
+
+    def busy_s(self) -> float:
+        """Return for how long it has worked without a sign of life; 0 while it waits for bytes or credit."""
+        return 0.0 if self.is_waiting else time.monotonic() - self.alive_s
+
+
+class Gate:
+    """The lock, the wake-up call and the closing of one feed, shared by all that its thread may wait for."""
+
+    def __init__(self) -> None:
+        self.condition = threading.Condition()
+        self.vitals = Vitals()
+        self.is_closed = False
+
+    def close(self) -> None:
+        """Wake the thread wherever it waits; it raises ``Closed`` there."""
+        with self.condition:
+            self.is_closed = True
+            self.condition.notify_all()
+
+    def wait_for(self, ready: Callable[[], bool]) -> None:
+        """Wait until ``ready``; called with the condition held.
+
+        Raises:
+            Closed: The feed was closed.
+        """
+        self.vitals.is_waiting = True
+        try:
+            while not self.is_closed and not ready():
+                self.condition.wait()
+        finally:
+            self.vitals.is_waiting = False
+            self.vitals.beat()
+        if self.is_closed:
+            raise Closed
+
+
+class PushInput:
+    """A file object over pushed bytes, without seek; its end is final.
+
+    Args:
+        gate: Of the feed.
+        acknowledge: Told how many bytes were read, from time to time.
+    """
+
+    def __init__(self, gate: Gate, acknowledge: Callable[[int], None]) -> None:
+        self._gate = gate
+        self._acknowledge = acknowledge
+        self._chunks: deque[memoryview] = deque()
+        self._is_ended = False
+        self._read_bytes = 0
+
+    def push(self, chunk: memoryview) -> None:
+        """Add bytes; called by the process's main thread."""
+        with self._gate.condition:
+            self._chunks.append(chunk)
+            self._gate.condition.notify_all()
+
+    def end(self) -> None:
+        """Let the reader meet the end after what was pushed."""
+        with self._gate.condition:
+            self._is_ended = True
+            self._gate.condition.notify_all()
+
+    def read(self, size: int) -> bytes:
+        """Return up to ``size`` bytes, waiting for at least one; nothing at the end, however often it is asked.
+
+        Raises:
+            Closed: The feed was closed.
+        """
+        with self._gate.condition:
+            if not self._chunks and not self._is_ended and not self._gate.is_closed:
+                self._report()
+            self._gate.wait_for(lambda: bool(self._chunks) or self._is_ended)
+            if not self._chunks:
+                return b""
+            head = self._chunks[0]
+            data = bytes(head[:size])
+            if len(head) > size:
+                self._chunks[0] = head[size:]
+            else:
+                self._chunks.popleft()
+            self._read_bytes += len(data)
+            if self._read_bytes >= ACKNOWLEDGE_BYTES:
+                self._report()
+        return data
+
+    def _report(self) -> None:
+        if self._read_bytes:
+            self._acknowledge(self._read_bytes)
+            self._read_bytes = 0
+
+
+class SeekInput:
+    """A file object over bytes that the parent reads for it, with seek.
+
+    Args:
+        gate: Of the feed.
+        size_bytes: How many bytes there are.
+        ask: Asks the parent for so many bytes at an offset.
+    """
+
+    def __init__(self, gate: Gate, size_bytes: int, ask: Callable[[int, int], None]) -> None:
+        self._gate = gate
+        self._size_bytes = size_bytes
+        self._ask = ask
+        self._at = 0
+        self._chunk_at = 0
+        self._chunk = memoryview(b"")
+        self._answer: memoryview | None = None
+
+    def answer(self, chunk: memoryview) -> None:
+        """Take what the parent read; called by the process's main thread."""
+        with self._gate.condition:
+            self._answer = chunk
+            self._gate.condition.notify_all()
+
+    def read(self, size: int) -> bytes:
+        """Return up to ``size`` bytes at the present place; nothing at the end.
+
+        Raises:
+            Closed: The feed was closed.
+        """
+        inside = self._at - self._chunk_at
+        if not 0 <= inside < len(self._chunk):
+            if self._at >= self._size_bytes:
+                return b""
+            with self._gate.condition:
+                self._answer = None
+                self._ask(self._at, min(ASK_BYTES, self._size_bytes - self._at))
+                self._gate.wait_for(lambda: self._answer is not None)
+                assert self._answer is not None
+                self._chunk, self._chunk_at, inside = self._answer, self._at, 0
+        data = bytes(self._chunk[inside : inside + size])
+        self._at += len(data)
+        return data
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """Move to ``offset`` from the start (0), from here (1) or from the end (2); return the new place."""
+        base = {0: 0, 1: self._at, 2: self._size_bytes}[whence]
+        self._at = max(0, base + offset)
+        return self._at
+
+    def tell(self) -> int:
+        """Return the present place."""
+        return self._at

@@ -1,0 +1,51 @@
+"""Decoded pictures to RGB of the wanted size: one cheap pass over the kept ones only."""
+
+from __future__ import annotations
+
+import av
+from av.video.reformatter import Interpolation, VideoReformatter
+
+from freeroam.sources.decoding.geometry import fitted_size
+
+Box = tuple[int | None, int | None]
+QUARTER_DEGREES = 90
+
+
+class Scaler:
+    """Scales the pictures of one video; follows changes of their size and form.
+
+    Args:
+        box: Greatest width and height of the result.
+    """
+
+    def __init__(self, box: Box) -> None:
+        self._box = box
+        self._reformatter = VideoReformatter()
+
+    def rgb(self, frame: av.VideoFrame, sample_aspect: float = 1.0) -> tuple[bytes, int, int]:
+        """Return RGB pixels without padding, their width and their height.
+
+        The area average is the cheap scaler that keeps small things visible; bicubic costs 16 times as much at 1080p.
+        """
+        turns = round(frame.rotation / QUARTER_DEGREES) % 4
+        box = self._box if turns % 2 == 0 else (self._box[1], self._box[0])
+        width, height = fitted_size(frame.width, frame.height, box, sample_aspect)
+        scaled = self._reformatter.reformat(frame, width, height, "rgb24", interpolation=Interpolation.AREA, threads=1)
+        plane = scaled.planes[0]
+        row_bytes = width * 3
+        if plane.line_size == row_bytes:
+            pixels = bytes(memoryview(plane)[: row_bytes * height])
+        else:
+            view, line = memoryview(plane), plane.line_size
+            pixels = b"".join(view[start : start + row_bytes] for start in range(0, line * height, line))
+        if turns:
+            return _turned(pixels, width, height, turns)
+        return pixels, width, height
+
+
+def _turned(pixels: bytes, width: int, height: int, turns: int) -> tuple[bytes, int, int]:
+    """Return the picture turned counterclockwise by so many quarters."""
+    import numpy as np
+
+    picture = np.rot90(np.frombuffer(pixels, np.uint8).reshape(height, width, 3), turns)
+    return picture.tobytes(), picture.shape[1], picture.shape[0]
