@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from freeroam.vocabulary.frame import FrameWish
+from freeroam.vocabulary.frame import Frame, FrameWish
+
+if TYPE_CHECKING:
+    from freeroam.sources.source import SourceFacts
 
 MAX_PIXELS = 50_000_000
 CONTAINERS = ("mpegts", "mp4", "matroska", "flv", "avi", "mpegps", "ogg", "h264", "hevc")
@@ -53,8 +56,8 @@ class FeedShape:
         next_due_s: When the next sample is due, on the clock of ``DecodedFrame.time_s``; None begins with the first
             frame.
         skip_until_s: Frames at or before this time are not given; a feed that can seek starts at the keyframe before.
-        starts_at_s: The time that the run's first keyframe shall have; None takes the container's timestamps as they
-            are.
+        starts_at_s: The time that the run's first keyframe shall have (of a feed that can seek: the container's start);
+            None takes the container's timestamps as they are.
         rtsp_url: ``rtsp://127.0.0.1:<port>/...`` of our own relay, the only address that a decoder opens; such a feed
             takes no bytes.
     """
@@ -107,6 +110,11 @@ class FeedFacts:
     decoded_packets: int = 0
     bad_packets: int = 0
 
+    def show_in(self, facts: SourceFacts) -> None:
+        """Copy what is known into the facts of the source that the feed belongs to."""
+        facts.codec, facts.width_px, facts.height_px = self.codec, self.width_px, self.height_px
+        facts.fps, facts.decode = self.fps, self.decode
+
 
 @dataclass(frozen=True, slots=True)
 class DecodedFrame:
@@ -133,6 +141,34 @@ class DecodedFrame:
     source_width_px: int
     source_height_px: int
     decode_ms: float
+
+    def named(self, frame_id: str, *, captured_epoch_s: float, due_monotonic_s: float, shift_s: float = 0.0) -> Frame:
+        """Return the frame as a source hands it out.
+
+        Args:
+            frame_id: The source's own name of it.
+            captured_epoch_s: When it was captured, else when it is handed out.
+            due_monotonic_s: When it is due to be handed out.
+            shift_s: The source's stream time minus ``time_s``.
+        """
+        return Frame(
+            pixels=self.pixels,
+            width_px=self.width_px,
+            height_px=self.height_px,
+            frame_id=frame_id,
+            stream_time_s=self.time_s + shift_s,
+            sample_time_s=self.due_s + shift_s,
+            captured_epoch_s=captured_epoch_s,
+            due_monotonic_s=due_monotonic_s,
+            source_width_px=self.source_width_px,
+            source_height_px=self.source_height_px,
+            decode_ms=self.decode_ms,
+        )
+
+
+def milliseconds_id(time_s: float) -> str:
+    """Return the name of a frame of a source that names its frames by stream time: milliseconds as a decimal."""
+    return str(round(time_s * 1000))
 
 
 class ByteReader(Protocol):

@@ -16,8 +16,9 @@ import av.logging
 
 from freeroam.processes.lifeline import connect
 from freeroam.processes.wire import BlockingWire
-from freeroam.sources.decoding.worker_feed import FeedThread, Limits
+from freeroam.sources.decoding.worker_feed import FeedThread
 from freeroam.sources.decoding.worker_input import PushInput, SeekInput
+from freeroam.sources.decoding.worker_opening import Limits
 from freeroam.sources.decoding.worker_pictures import PictureThread
 
 _STATM = Path("/proc/self/statm")

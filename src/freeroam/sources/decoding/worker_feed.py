@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import av
@@ -16,47 +15,17 @@ from av.video.stream import VideoStream
 
 from freeroam.sources.decoding.nal import PictureReader
 from freeroam.sources.decoding.policy import GroupSelector, LiveSelector, Unit
-from freeroam.sources.decoding.worker_input import READ_BYTES, Closed, Gate, PushInput, SeekInput
+from freeroam.sources.decoding.worker_input import Closed, Gate, PushInput, SeekInput
+from freeroam.sources.decoding.worker_opening import Limits, open_bytes, open_relay, seek_before, video_of
 from freeroam.sources.decoding.worker_scaling import Scaler
 from freeroam.vocabulary.cadence import Cadence
 from freeroam.vocabulary.errors import SourceError, SourceErrorCode
 
-DEMUXERS = {
-    "mpegts": "mpegts",
-    "mp4": "mov",
-    "matroska": "matroska",
-    "flv": "flv",
-    "avi": "avi",
-    "mpegps": "mpeg",
-    "ogg": "ogg",
-    "h264": "h264",
-    "hevc": "hevc",
-}
-KNOWN_DEMUXERS = "mpegts,mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,flv,avi,mpeg,mpegvideo,ogg,h264,hevc,asf,mpjpeg"
-"""What probing may find; without this list a text that lists other addresses would be opened as a playlist."""
-
-BYTES_OPTIONS = {"protocol_whitelist": "none", "format_whitelist": KNOWN_DEMUXERS, "analyzeduration": "3000000"}
-RELAY_OPTIONS = {
-    "rtsp_transport": "tcp",
-    "protocol_whitelist": "tcp",
-    "analyzeduration": "1000000",
-    "fflags": "nobuffer",
-}
-LOOPBACK = "rtsp://127.0.0.1:"
 HOPELESS_PACKETS = 250
 """So many refused packets in a row, and the run is given up."""
 
 FACTS_EVERY = 250
 DEFAULT_FPS = 25.0
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What the process was told at its start; see ``DecoderConfig``."""
-
-    max_pixels: int
-    connect_timeout_s: float
-    read_timeout_s: float
 
 
 class FeedThread:
@@ -133,90 +102,46 @@ class FeedThread:
 
     def _decode_run(self) -> None:
         with self._open() as container:
-            stream = self._video_of(container)
+            stream = video_of(container, self._limits)
             self._tell_facts(stream)
-            self._seek(container, stream)
-            units = _Units(stream)
-            self._decode_packets(container, stream, units)
+            if isinstance(self.input, SeekInput):
+                self._seek(container, stream)
+            self._decode_packets(container, stream, _Units(stream))
 
     def _open(self) -> InputContainer:
-        """Open the demuxer on this feed's bytes, or on our own relay's loopback address.
+        """Open the demuxer.
 
         Raises:
-            SourceError: ``bad_data`` if it is no container, ``decoder`` if the relay does not answer.
+            SourceError: ``bad_data`` if it is no container; ``timeout`` or ``unavailable`` if the relay fails.
         """
         url = self._asked["rtsp_url"]
-        limits = self._limits
-        bounds = {"max_pixels": str(limits.max_pixels), "threads": "1"}
-        if url is not None and not url.startswith(LOOPBACK):
-            raise SourceError(SourceErrorCode.FORBIDDEN, "a decoder opens no address but the relay's")
         try:
-            if url is not None:
-                self.gate.vitals.is_waiting = True
-                timeout = (limits.connect_timeout_s, limits.read_timeout_s)
-                return av.open(url, "r", "rtsp", options={**bounds, **RELAY_OPTIONS}, timeout=timeout)
-            name = self._asked["container"]
-            demuxer = None if name is None else DEMUXERS[name]
-            return av.open(self.input, "r", demuxer, options={**bounds, **BYTES_OPTIONS}, buffer_size=READ_BYTES)
+            if self.input is None:
+                return open_relay(url, self.gate, self._limits)
+            return open_bytes(self.input, self._asked["container"], self._limits)
         except FFmpegError as error:
             if self.gate.is_closed:
                 raise Closed from error
             code = SourceErrorCode.BAD_DATA if url is None else _relay_code(error)
             raise SourceError(code, f"the video could not be opened: {_words(error)}") from error
 
-    def _video_of(self, container: InputContainer) -> VideoStream:
-        """Return the first video that is no cover picture, prepared for decoding.
-
-        Raises:
-            SourceError: ``no_video``, or ``codec``: nothing here decodes it, or its pictures are too large.
-        """
-        for stream in container.streams.video:
-            if not stream.disposition & av.stream.Disposition.attached_pic:
-                break
-        else:
-            raise SourceError(SourceErrorCode.NO_VIDEO, "there is no video in it")
-        context = stream.codec_context
-        if context is None:
-            raise SourceError(SourceErrorCode.CODEC, "no decoder knows the video's codec")
-        if context.width * context.height == 0:
-            raise SourceError(SourceErrorCode.CODEC, f"the {context.name} video announces no usable picture size")
-        self._check_size(context.width, context.height)
-        context.thread_count = 1
-        context.options = {"max_pixels": str(self._limits.max_pixels)}
-        return stream
-
-    def _check_size(self, width: int, height: int) -> None:
-        if width * height > self._limits.max_pixels:
-            text = f"pictures of {width}x{height} are over the limit of {self._limits.max_pixels} pixels"
-            raise SourceError(SourceErrorCode.CODEC, text)
-
     def _seek(self, container: InputContainer, stream: VideoStream) -> None:
-        until_s = self._asked["skip_until_s"]
-        if until_s is None or not isinstance(self.input, SeekInput) or stream.time_base is None:
-            return
-        try:
-            container.seek(int(until_s / float(stream.time_base)), stream=stream, backward=True)
-        except FFmpegError:
-            # A container without an index is read from its beginning, and frames are passed over.
-            container.seek(0, backward=True)
+        """Set the time of the container's start, and go to the keyframe before the first frame that is wanted."""
+        if not self._is_shifted and container.start_time is not None:
+            self._is_shifted = True
+            self._shift_s = self._asked["starts_at_s"] - container.start_time / av.time_base
+        if self._asked["skip_until_s"] is not None:
+            seek_before(container, stream, self._asked["skip_until_s"] - self._shift_s)
 
     def _decode_packets(self, container: InputContainer, stream: VideoStream, units: _Units) -> None:
-        is_remote = self.input is None
         packets = container.demux(stream)
+        failure: SourceError | None = None
         while True:
-            self.gate.vitals.is_waiting = is_remote
             try:
-                packet = next(packets, None)
-            except FFmpegError as error:
-                if self.gate.is_closed:
-                    raise Closed from error
-                if is_remote:
-                    raise SourceError(_relay_code(error), f"the connection broke: {_words(error)}") from error
+                packet = self._next_packet(packets)
+            except SourceError as error:
+                failure = error
                 break
-            self.gate.vitals.is_waiting = False
-            self.gate.vitals.beat()
-            if self.gate.is_closed:
-                raise Closed
             if packet is None or not packet.size:
                 break
             self._packets += 1
@@ -230,8 +155,32 @@ class FeedThread:
         for step in self._selector.finish(self._cadence):
             self._take_step(step, stream)
         self._tell_facts(stream)
-        if self._packets == 0:
+        if failure is not None:
+            raise failure
+        if self._packets == 0 and self._asked["skip_until_s"] is None:
             raise SourceError(SourceErrorCode.NO_VIDEO, "there is no picture in it")
+
+    def _next_packet(self, packets: Iterator[av.Packet[VideoStream]]) -> av.Packet[VideoStream] | None:
+        """Return the next packet; None at the end, which for a file that was cut off is where the cut is.
+
+        Raises:
+            SourceError: ``bad_data``: what was pushed is no longer readable; else why the relay's connection broke.
+        """
+        self.gate.vitals.is_waiting = self.input is None
+        try:
+            packet = next(packets, None)
+        except FFmpegError as error:
+            if self.gate.is_closed:
+                raise Closed from error
+            if isinstance(self.input, SeekInput) or isinstance(error, EOFError):
+                return None
+            code = SourceErrorCode.BAD_DATA if self.input is not None else _relay_code(error)
+            raise SourceError(code, f"the video broke off: {_words(error)}") from error
+        self.gate.vitals.is_waiting = False
+        self.gate.vitals.beat()
+        if self.gate.is_closed:
+            raise Closed
+        return packet
 
     def _shift(self, unit: Unit) -> None:
         """Give the run's first keyframe the time that was asked for."""
@@ -276,7 +225,7 @@ class FeedThread:
         if until_s is not None and time_s <= until_s + 0.0005:
             return
         started_s = time.monotonic()
-        self._check_size(frame.width, frame.height)
+        self._limits.check_size(frame.width, frame.height)
         aspect = stream.codec_context.sample_aspect_ratio
         pixels, width, height = self._scaler.rgb(frame, float(aspect) if aspect else 1.0)
         self._worked_s += time.monotonic() - started_s

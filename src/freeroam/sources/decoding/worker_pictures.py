@@ -14,8 +14,8 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 
 from freeroam.sources.decoding.geometry import announced_size, fitted_size, picture_form
-from freeroam.sources.decoding.worker_feed import Limits
 from freeroam.sources.decoding.worker_input import Closed, Gate
+from freeroam.sources.decoding.worker_opening import Limits
 from freeroam.sources.decoding.worker_scaling import Scaler
 from freeroam.vocabulary.errors import SourceError, SourceErrorCode
 
