@@ -132,6 +132,12 @@ class Listener:
         """Ids of the jobs that are followed."""
         return list(self._following)
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether the next event is at hand, without waiting and without reading the store."""
+        following = self._following.get(self._turn[0]) if self._turn else None
+        return following is not None and bool(following.fresh)
+
     def close(self) -> None:
         """Follow nothing any more; the iteration ends."""
         for job_id in list(self._following):

@@ -1,0 +1,139 @@
+"""Builds the FastAPI application: routes, middleware, error shapes, description."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+from fastapi import Depends, FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+
+import freeroam
+from freeroam.api import exposition, health, jobs, listening, prompts
+from freeroam.api.bounds import AnswerDeadline, BodyLimit, ConnectionLimit
+from freeroam.api.docs import add_docs
+from freeroam.api.gate import Gate
+from freeroam.api.journal import Journal
+from freeroam.api.parts import ApiConfig
+from freeroam.api.problems import ProblemResponse, explain_validation, problem_of
+from freeroam.clock import Clock
+from freeroam.observability.metrics import Metrics
+from freeroam.vocabulary.errors import FreeroamError, UnknownField
+
+DESCRIPTION = """Questions to live video, answered while the stream runs.
+
+Point a job at a stream, give it a prompt, read results while it runs. Every error has the body `{"error", "detail"}`.
+Keys travel as `Authorization: Bearer ...` or `X-API-Key`; without any key configured only this machine is served.
+"""
+
+Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
+
+
+def create_application(config: ApiConfig, clock: Clock, metrics: Metrics, lifespan: Lifespan | None = None) -> FastAPI:
+    """Return the application; ``app.state.parts`` must be set before the first request (``lifespan`` does).
+
+    Args:
+        config: What the api must know of the settings.
+        clock: Tells the time to limits and the journal.
+        metrics: Counts requests.
+        lifespan: Starts and stops the parts; None if the caller does.
+    """
+    app = FastAPI(
+        title="Freeroam",
+        version=freeroam.__version__,
+        description=DESCRIPTION,
+        docs_url=None,
+        redoc_url=None,
+        lifespan=lifespan,
+        redirect_slashes=False,
+        root_path=config.root_path,
+        dependencies=[Depends(refuse_unknown_parameters)],
+    )
+    app.state.config = config
+    for noun in (health, jobs, listening, prompts):
+        app.include_router(noun.router)
+    if config.enable_metrics:
+        app.include_router(exposition.router)
+    add_docs(app)
+    _map_errors(app)
+    # The last one added is the outermost.
+    app.add_middleware(AnswerDeadline, timeout_s=config.request_timeout_s)
+    app.add_middleware(BodyLimit, max_body_bytes=config.max_body_bytes)
+    app.add_middleware(Gate, config=config, clock=clock, metrics=metrics)
+    app.add_middleware(ConnectionLimit, max_connections=config.max_connections, metrics=metrics)
+    if config.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(config.cors_origins),
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=["X-Request-ID", "Retry-After", "X-RateLimit-Limit", "X-RateLimit-Remaining"],
+        )
+    app.add_middleware(Journal, clock=clock, metrics=metrics)
+    app.openapi = lambda: describe(app)  # type: ignore[method-assign]
+    return app
+
+
+async def refuse_unknown_parameters(request: Request) -> None:
+    """Refuse query parameters that the route does not know, which are mostly misspelled ones.
+
+    Raises:
+        UnknownField: There is one.
+    """
+    route = request.scope.get("route")
+    if not isinstance(route, APIRoute):
+        return
+    known = {field.alias for field in route.dependant.query_params}
+    for name in request.query_params:
+        if name not in known:
+            allowed = f"; known are {', '.join(sorted(known))}" if known else ""
+            raise UnknownField(f"Unknown query parameter {name[:100]}{allowed}")
+
+
+def describe(app: FastAPI) -> dict[str, Any]:
+    """Return the OpenAPI description: validation is 400 here, and keys are described."""
+    if app.openapi_schema is not None:
+        return app.openapi_schema
+    schema = get_openapi(
+        title=app.title, version=app.version, description=app.description, routes=app.routes, tags=app.openapi_tags
+    )
+    for path, operations in schema["paths"].items():
+        for operation in operations.values():
+            operation["responses"].pop("422", None)
+            if not path.startswith("/health"):
+                operation["security"] = [{"bearer": []}, {"header": []}, {}]
+    schemas = schema["components"]["schemas"]
+    for name in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(name, None)
+    schema["components"]["securitySchemes"] = {
+        "bearer": {"type": "http", "scheme": "bearer"},
+        "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+    }
+    app.openapi_schema = schema
+    return schema
+
+
+def _map_errors(app: FastAPI) -> None:
+    @app.exception_handler(FreeroamError)
+    async def tell(_: Request, error: FreeroamError) -> ProblemResponse:
+        return problem_of(error)
+
+    @app.exception_handler(RequestValidationError)
+    async def tell_invalid(_: Request, error: RequestValidationError) -> ProblemResponse:
+        message, problems = explain_validation(error.errors())
+        return ProblemResponse(400, message, problems)
+
+    @app.exception_handler(HTTPException)
+    async def tell_http(request: Request, error: HTTPException) -> ProblemResponse:
+        message = str(error.detail)
+        if error.status_code == 404:
+            message = f"There is nothing at {request.url.path[:200]}"
+        elif error.status_code == 405:
+            message = f"{request.method[:20]} is not possible at {request.url.path[:200]}"
+        headers = [(name.lower().encode(), value.encode()) for name, value in (error.headers or {}).items()]
+        return ProblemResponse(error.status_code, message, headers=headers)

@@ -1,0 +1,110 @@
+"""How much is taken in at once: open connections, body sizes, and the time until an answer begins."""
+
+from __future__ import annotations
+
+import asyncio
+
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from freeroam.api.gate import path_of
+from freeroam.api.problems import ProblemResponse, problem_of
+from freeroam.observability.metrics import Metrics
+from freeroam.vocabulary.errors import DeadlineExceeded, Unavailable
+
+
+class ConnectionLimit:
+    """Pure ASGI middleware: at most ``max_connections`` requests, streams and sockets at once; health is exempt.
+
+    The server's own limit answers in plain text without ``Retry-After`` and refuses health probes too.
+    """
+
+    def __init__(self, app: ASGIApp, max_connections: int, metrics: Metrics) -> None:
+        self._app = app
+        self._max_connections = max_connections
+        self._metrics = metrics
+        self.open = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let the request pass, or answer 503."""
+        if scope["type"] not in {"http", "websocket"} or path_of(scope).startswith("/health"):
+            scope["freeroam.connections"] = self.open
+            await self._app(scope, receive, send)
+            return
+        if self.open >= self._max_connections:
+            self._metrics.rejected.labels("connections").inc()
+            message = f"Maximum connections ({self._max_connections}) reached"
+            await problem_of(Unavailable(message, retry_after_s=2.0))(scope, receive, send)
+            return
+        self.open += 1
+        self._metrics.connections.set(self.open)
+        scope["freeroam.connections"] = self.open
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self.open -= 1
+            self._metrics.connections.set(self.open)
+
+
+class BodyLimit:
+    """Pure ASGI middleware: bodies over ``max_body_bytes`` are refused, by their length or while they are read."""
+
+    def __init__(self, app: ASGIApp, max_body_bytes: int) -> None:
+        self._app = app
+        self._max_body_bytes = max_body_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let the request pass, or answer 413."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        length = next((value for name, value in scope["headers"] if name == b"content-length"), b"")
+        if length.isdigit() and int(length) > self._max_body_bytes:
+            await ProblemResponse(413, self._message, headers=[(b"connection", b"close")])(scope, receive, send)
+            return
+        seen_bytes = 0
+
+        async def receive_counted() -> Message:
+            nonlocal seen_bytes
+            message = await receive()
+            seen_bytes += len(message.get("body", b""))
+            if seen_bytes > self._max_body_bytes:
+                raise HTTPException(413, self._message, headers={"Connection": "close"})
+            return message
+
+        await self._app(scope, receive_counted, send)
+
+    @property
+    def _message(self) -> str:
+        return f"The body is larger than {self._max_body_bytes} bytes (MAX_BODY_BYTES)"
+
+
+class AnswerDeadline:
+    """Pure ASGI middleware: an answer begins within ``timeout_s``, or the caller is told 504; streams may go on."""
+
+    def __init__(self, app: ASGIApp, timeout_s: float) -> None:
+        self._app = app
+        self._timeout_s = timeout_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on under the deadline."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        has_begun = False
+        try:
+            async with asyncio.timeout(self._timeout_s) as deadline:
+
+                async def send_in_time(message: Message) -> None:
+                    nonlocal has_begun
+                    if not has_begun:
+                        has_begun = True
+                        deadline.reschedule(None)
+                    await send(message)
+
+                await self._app(scope, receive, send_in_time)
+        except TimeoutError:
+            if has_begun or not deadline.expired():
+                raise
+            error = DeadlineExceeded(f"No answer within {self._timeout_s:g} s (REQUEST_TIMEOUT)")
+            await problem_of(error)(scope, receive, send)

@@ -1,0 +1,172 @@
+"""The only table from the error tree to wire codes, and the shape of every error body."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+
+import orjson
+from pydantic import BaseModel, Field
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from freeroam.security.redaction import redact_text, redact_value
+from freeroam.vocabulary import errors
+
+STATUS_OF: tuple[tuple[type[errors.FreeroamError], int], ...] = (
+    (errors.InvalidInput, 400),
+    (errors.Unauthenticated, 401),
+    (errors.PermissionDenied, 403),
+    (errors.NotFound, 404),
+    (errors.Conflict, 409),
+    (errors.TooLarge, 413),
+    (errors.UnsupportedMedia, 415),
+    (errors.RateLimited, 429),
+    (errors.Unavailable, 503),
+    (errors.DeadlineExceeded, 504),
+    (errors.MissingExtra, 400),
+    (errors.SourceError, 400),
+    (errors.ModelError, 500),
+    (errors.StoreError, 503),
+    (errors.ConfigurationError, 500),
+    (errors.FreeroamError, 500),
+)
+"""First match wins; the last row catches the root of the tree."""
+
+CHALLENGE = (b"www-authenticate", b'Bearer realm="freeroam"')
+MEANINGS = {
+    400: "It cannot be: validation, an unusable or forbidden reference, an unknown field.",
+    401: "No key, or one that is not known.",
+    403: "The key lacks the right.",
+    404: "There is no such thing, or no longer.",
+    409: "The name is taken.",
+    413: "The body is too large.",
+    429: "Asked too often, or too many streams run; see Retry-After.",
+    503: "Not ready, full or stopping; see Retry-After.",
+    504: "The deadline passed.",
+    500: "A defect of ours.",
+}
+_EXAMPLES = {
+    400: "stream_ref is required",
+    401: "This server has keys: send one as 'Authorization: Bearer ...' or 'X-API-Key: ...'",
+    403: "The key 'viewer' lacks the right 'run'",
+    404: "Job 550e8400-e29b-41d4-a716-446655440000 not found",
+    409: "Job door-1 already exists",
+    413: "The body is larger than 33554432 bytes (MAX_BODY_BYTES)",
+    429: "Maximum concurrent streams (10) reached",
+    503: "The service is stopping",
+    504: "No answer within 30 s (REQUEST_TIMEOUT)",
+    500: "Internal error; the log has it under this X-Request-ID",
+}
+
+
+class Problem(BaseModel):
+    """Body of every error answer.
+
+    Attributes:
+        error: What was wrong, for people.
+        detail: More, for programs.
+    """
+
+    error: str = Field(description="What was wrong, for people.")
+    detail: dict[str, Any] | list[Any] | str | None = Field(default=None, description="More, for programs.")
+
+
+def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return the error part of a route's OpenAPI description; 400, 401, 403, 429, 500 and 503 are always in it."""
+    return {
+        status: {
+            "model": Problem,
+            "description": MEANINGS[status],
+            "content": {"application/json": {"example": {"error": _EXAMPLES[status], "detail": None}}},
+        }
+        for status in sorted({400, 401, 403, 413, 429, 500, 503, 504, *statuses})
+    }
+
+
+def status_of(error: errors.FreeroamError) -> int:
+    """Return the HTTP status of ``error``."""
+    return next(status for kind, status in STATUS_OF if isinstance(error, kind))
+
+
+def problem_of(error: errors.FreeroamError) -> ProblemResponse:
+    """Return the answer that tells a caller of ``error``."""
+    status = status_of(error)
+    headers: list[tuple[bytes, bytes]] = []
+    if status == HTTPStatus.UNAUTHORIZED:
+        headers.append(CHALLENGE)
+    retry_after_s = getattr(error, "retry_after_s", 1.0 if status == HTTPStatus.SERVICE_UNAVAILABLE else None)
+    if retry_after_s is not None:
+        headers.append((b"retry-after", str(max(1, math.ceil(retry_after_s))).encode()))
+    detail = error.detail
+    if detail is None and error.code != type(error).default_code:
+        detail = {"code": error.code}
+    return ProblemResponse(status, error.message, detail, headers)
+
+
+class ProblemResponse(Response):
+    """An error answer; it can also refuse a WebSocket.
+
+    Args:
+        status: HTTP status.
+        message: For people; redacted once more here.
+        detail: For programs.
+        headers: Further headers, lower-case names.
+    """
+
+    media_type = "application/json"
+
+    def __init__(
+        self, status: int, message: str, detail: Any = None, headers: Sequence[tuple[bytes, bytes]] = ()
+    ) -> None:
+        body = {"error": redact_text(message), "detail": redact_value(detail)}
+        super().__init__(orjson.dumps(body, default=str, option=orjson.OPT_NON_STR_KEYS), status_code=status)
+        self.raw_headers.extend(headers)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the answer; a WebSocket that was not accepted is denied with it, or closed where that is unknown."""
+        if scope["type"] != "websocket":
+            await super().__call__(scope, receive, send)
+        elif "websocket.http.response" in scope.get("extensions", {}):
+            await send(
+                {"type": "websocket.http.response.start", "status": self.status_code, "headers": self.raw_headers}
+            )
+            await send({"type": "websocket.http.response.body", "body": self.body})
+        else:
+            await send({"type": "websocket.close", "code": 1008, "reason": str(self.status_code)})
+
+
+def explain_validation(problems: Sequence[Mapping[str, Any]]) -> tuple[str, list[dict[str, str]]]:
+    """Turn pydantic's errors into a sentence about the first and a list of all; values are not repeated.
+
+    Returns:
+        The message, and ``[{"field": ..., "message": ...}]``.
+    """
+    all_of_them = [{"field": _field_of(item), "message": _sentence(item)} for item in problems[:20]]
+    return (all_of_them[0]["message"] if all_of_them else "The request is not valid"), all_of_them
+
+
+def _field_of(item: Mapping[str, Any]) -> str:
+    location = [str(part) for part in item.get("loc", ())]
+    if location and location[0] in {"body", "query", "path", "header"}:
+        location = location[1:]
+    return redact_text(".".join(location))[:200]
+
+
+def _sentence(item: Mapping[str, Any]) -> str:
+    field, kind = _field_of(item), str(item.get("type", ""))
+    text = redact_text(str(item.get("msg", "is not valid"))).removeprefix("Value error, ")
+    if kind == "json_invalid":
+        reason = (item.get("ctx") or {}).get("error", "")
+        return f"The body is not valid JSON: {reason}".rstrip(": ")
+    if not field:
+        return "The body must be a JSON object; send it with Content-Type: application/json"
+    if kind == "missing":
+        return f"{field} is required"
+    if kind in {"extra_forbidden", "unexpected_keyword_argument"}:
+        return f"Unknown field {field}"
+    if kind == "string_too_short" and (item.get("ctx") or {}).get("min_length") == 1:
+        return f"{field} cannot be empty"
+    return f"{field}: {text[:1].lower()}{text[1:]}"
