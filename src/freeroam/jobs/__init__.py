@@ -1,1 +1,1 @@
-"""Standing wishes and what keeps them running."""
+"""Standing wishes: what is watched, asked and kept, and what keeps it running."""

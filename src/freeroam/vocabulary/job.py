@@ -65,6 +65,7 @@ class JobSpec(BaseModel):
         stream_ref: May hold credentials: show only through ``security.redaction``.
         prompt: The job's own prompt; None follows the global one.
         window: Frames a question; None takes what the model prefers.
+        policy_is_default: Whether the caller left ``policy`` open; then a video that turns out to end is not dropped.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -76,6 +77,7 @@ class JobSpec(BaseModel):
     model: str | None = None
     window: int | None = None
     policy: Policy
+    policy_is_default: bool = False
     priority: Literal["HIGH", "NORMAL", "LOW"] = "NORMAL"
     params: InferenceParams = Field(default_factory=InferenceParams)
     max_frames: int | None = None
@@ -97,7 +99,7 @@ class StartRequest(BaseModel):
         model: ``name`` or ``name@version``; None is the default model.
         window: Frames a question; None is what the model prefers.
         policy: None is ``block`` for sources that end and for Redis, else ``latest``.
-        max_frames: Ends the job after this many sampled frames.
+        max_frames: Ends the job after questions about this many frames.
         max_seconds: Ends the job this long after its first frame.
         tags: Free words of the caller, at most 32.
     """

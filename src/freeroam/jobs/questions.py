@@ -1,0 +1,133 @@
+"""The questions of one job in flight: bounded, answered in any order, handed on in the order of their clips."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+from freeroam.vocabulary.frame import Clip
+from freeroam.vocabulary.inference import Output
+from freeroam.vocabulary.prompt import Prompt
+
+SUPERSEDED = "superseded"
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A clip that is to be asked about.
+
+    Attributes:
+        clip: Its frames.
+        entry_key: Names what it answers, so that one entry never gets two results.
+        cursor: How far the source is read with it; stored with its result.
+    """
+
+    clip: Clip
+    entry_key: str
+    cursor: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What became of a question.
+
+    Attributes:
+        question: The question.
+        body: The result's JSON without its number; None if the question was dropped.
+        dropped: Why it was dropped; None if it was answered, or failed for good.
+        output: What the model said; None if it failed or was dropped.
+        timings_ms: ``decode``, ``wait``, ``model``, ``total``.
+        prompt: What it was asked with.
+    """
+
+    question: Question
+    body: bytes | None
+    dropped: str | None = None
+    output: Output | None = None
+    timings_ms: dict[str, float] | None = None
+    prompt: Prompt | None = None
+
+
+class QuestionLine:
+    """Questions between their clip and their committed result.
+
+    A question holds its place until its result is stored, so neither a slow model nor a slow database lets the line
+    grow.
+
+    Args:
+        ask: Puts one question; called in a task of its own.
+        tasks: Owns those tasks.
+        drop: Counts frames that are not asked about, with the reason.
+    """
+
+    def __init__(
+        self,
+        ask: Callable[[Question], Coroutine[Any, Any, Answer]],
+        tasks: asyncio.TaskGroup,
+        drop: Callable[[str, int], None],
+    ) -> None:
+        self._ask = ask
+        self._tasks = tasks
+        self._drop = drop
+        self._line: deque[asyncio.Task[Answer]] = deque()
+        self._waiting: Question | None = None
+        self._changed = asyncio.Event()
+        self._is_closed = False
+        self.frames_asked = 0
+        self.last: Question | None = None
+
+    async def put(self, question: Question, *, limit: int, waits: bool) -> None:
+        """Ask as soon as fewer than ``limit`` questions are in flight.
+
+        Args:
+            question: What is asked.
+            limit: Questions in flight at most.
+            waits: True waits for a place. False returns at once: the question waits in place of an older one, which
+                is counted as ``superseded``.
+        """
+        while waits and len(self._line) >= limit:
+            self._changed.clear()
+            await self._changed.wait()
+        if len(self._line) < limit:
+            self._start(question)
+            return
+        if self._waiting is not None:
+            self._drop(SUPERSEDED, len(self._waiting.clip.frames))
+        self._waiting = question
+
+    def close(self, *, asks_waiting: bool) -> None:
+        """Take no more questions; ``answers`` ends with the last one.
+
+        Args:
+            asks_waiting: Whether a question that waits is still asked, or counted as ``superseded``.
+        """
+        if self._waiting is not None and not asks_waiting:
+            self._drop(SUPERSEDED, len(self._waiting.clip.frames))
+            self._waiting = None
+        self._is_closed = True
+        self._changed.set()
+
+    async def answers(self) -> AsyncGenerator[Answer, None]:
+        """Give the answers in the order of the questions; a place is free again when the next one is asked for."""
+        while True:
+            if self._line:
+                yield await self._line[0]
+                self._line.popleft()
+                if self._waiting is not None:
+                    waiting, self._waiting = self._waiting, None
+                    self._start(waiting)
+                self._changed.set()
+            elif self._is_closed:
+                return
+            else:
+                self._changed.clear()
+                await self._changed.wait()
+
+    def _start(self, question: Question) -> None:
+        self._line.append(self._tasks.create_task(self._ask(question)))
+        self.frames_asked += len(question.clip.frames)
+        self.last = question
+        self._changed.set()

@@ -1,0 +1,135 @@
+"""What is known of a running job beyond its results: how its source is, what was dropped, where time went."""
+
+from __future__ import annotations
+
+import asyncio
+
+from freeroam.jobs.parts import JobParts, Subscription
+from freeroam.jobs.questions import Answer
+from freeroam.jobs.tally import Tally
+from freeroam.store.records import Progress, ResultRow, StoredJob
+from freeroam.vocabulary.frame import Frame
+from freeroam.vocabulary.job import SourceState, SourceStatus
+
+LATENCY_EVERY_S = 5.0
+"""How old stored percentiles may be: sorting for each result would cost more than storing it."""
+
+_BROKEN = frozenset({SourceState.CONNECTING, SourceState.RECONNECTING, SourceState.FAILED})
+
+
+class Report:
+    """Counts and states of one run of a job.
+
+    Args:
+        stored: The job as it was taken up.
+        parts: For the time and the metrics.
+
+    Attributes:
+        begun: Set with the first frame.
+        started_at: Epoch seconds of the job's first frame ever; None before.
+    """
+
+    def __init__(self, stored: StoredJob, parts: JobParts) -> None:
+        self._stored = stored
+        self._clock = parts.clock
+        self._metrics = parts.metrics
+        self._subscription: Subscription | None = None
+        self._source = SourceStatus()
+        self._latency_ms: dict[str, dict[str, float]] = dict(stored.job.latency_ms)
+        self._latency_s = float("-inf")
+        self.tally = Tally(stored.job.frames_dropped)
+        self.begun = asyncio.Event()
+        self.started_at = stored.job.started_at
+
+    def follow(self, subscription: Subscription) -> None:
+        """Take the source's state from ``subscription`` from now on."""
+        self._subscription = subscription
+
+    def leave(self, *, paused: bool) -> None:
+        """Keep what the subscription counted; it is closed now."""
+        if self._subscription is None:
+            return
+        source = self._subscription.status
+        self._source = source.model_copy(update={"state": SourceState.PAUSED}) if paused else source
+        for reason, frames in self._subscription.dropped.items():
+            self.tally.drop(reason, frames)
+        self._subscription = None
+
+    @property
+    def source(self) -> SourceStatus:
+        """How the source is now, or was when it was closed."""
+        return self._subscription.status if self._subscription else self._source
+
+    @property
+    def dropped(self) -> dict[str, int]:
+        """Frames never asked about, by reason."""
+        return self.tally.dropped(self._subscription.dropped if self._subscription else {})
+
+    @property
+    def source_trouble(self) -> tuple[str, str] | None:
+        """Code and message of why there is no video now; None while frames come."""
+        source = self.source
+        if source.last_error is None or source.state not in _BROKEN:
+            return None
+        return source.last_error, source.last_error_message or "no video"
+
+    def note_frame(self, frame: Frame) -> bool:
+        """Count a frame; return whether it is the first of this run."""
+        if self._metrics:
+            facts = self._subscription.facts if self._subscription else None
+            self._metrics.frames.labels(facts.kind if facts else "unknown").inc()
+            self._metrics.decode_time.observe(frame.decode_ms / 1000.0)
+        if self.begun.is_set():
+            return False
+        if self.started_at is None:
+            self.started_at = self._clock.epoch_s()
+        self.begun.set()
+        return True
+
+    def drop(self, reason: str, frames: int) -> None:
+        """Count frames that are not asked about."""
+        self.tally.drop(reason, frames)
+        if self._metrics:
+            self._metrics.count_dropped(reason, frames)
+
+    def note_answer(self, answer: Answer) -> None:
+        """Count an answer whose result is stored."""
+        timings_ms = answer.timings_ms or {}
+        if answer.output is not None:
+            self.tally.note(timings_ms)
+        if self._metrics:
+            model = answer.output.model if answer.output else "failed"
+            self._metrics.results.labels(model).inc()
+            self._metrics.result_time.labels(model).observe(timings_ms.get("total", 0.0) / 1000.0)
+
+    def latency_ms(self) -> dict[str, dict[str, float]]:
+        """Return percentiles of the last questions, or those of the run before while there are none."""
+        return self.tally.latency_ms() or self._latency_ms
+
+    def progress(self, answer: Answer | None = None) -> Progress:
+        """Return what is stored with the result of ``answer``, or without one."""
+        now_s = self._clock.monotonic_s()
+        if now_s - self._latency_s >= LATENCY_EVERY_S:
+            self._latency_s, self._latency_ms = now_s, self.latency_ms()
+        prompt = answer.prompt if answer else None
+        return Progress(
+            frames_dropped=self.dropped,
+            source=self.source,
+            latency_ms=self._latency_ms,
+            prompt=prompt.prompt if prompt else None,
+            prompt_version=prompt.version if prompt else None,
+        )
+
+    def row(self, answer: Answer) -> ResultRow:
+        """Return what is stored of ``answer``."""
+        assert answer.body is not None
+        return ResultRow(
+            job_id=self._stored.job.spec.job_id,
+            epoch=self._stored.epoch,
+            entry_key=answer.question.entry_key,
+            frames=len(answer.question.clip.frames),
+            created_at=self._clock.epoch_s(),
+            body=answer.body,
+            cursor=answer.question.cursor,
+            progress=self.progress(answer),
+        )
