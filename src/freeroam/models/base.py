@@ -52,7 +52,7 @@ class BaseVLM(ABC):
         """Return what the model would like to be given; asked once, after ``initialize``."""
         return ModelWishes()
 
-    async def warm_up(self) -> None:
+    async def warm_up(self) -> None:  # noqa: B027 - doing nothing is the right default
         """Run once before the model is called ready; a failure here is a failure to load."""
 
     async def predict_batch(self, questions: Sequence[Question]) -> list[dict[str, Any] | Exception]:
@@ -68,14 +68,14 @@ class BaseVLM(ABC):
                 answers.append(error)
         return answers
 
-    def speak(self, question: Question) -> Iterator[str]:
+    def speak(self, question: Question) -> Iterator[str]:  # noqa: ARG002 - named for those who override it
         """Yield the answer's text piece by piece; called only if ``get_wishes().streams_text``.
 
         The generator's return value may be a dictionary like that of ``predict``.
         """
         raise TypeError(f"{type(self).__name__} says that it streams text but has no speak()")
 
-    async def close(self) -> None:
+    async def close(self) -> None:  # noqa: B027 - doing nothing is the right default
         """Free what was loaded."""
 
 

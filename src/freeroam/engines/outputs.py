@@ -1,0 +1,59 @@
+"""From a replica's message to the values that callers get."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from freeroam.batching.batcher import Ticket
+from freeroam.engines.replica_process import Call, ReplicaProcess
+from freeroam.vocabulary.errors import ModelError
+from freeroam.vocabulary.inference import FinishReason, Output, Prediction
+
+
+def output_of(
+    answer: dict[str, Any], ticket: Ticket, call: Call, replica: ReplicaProcess, ended_s: float, batch_size: int
+) -> Output:
+    """Return the output of one request.
+
+    Args:
+        answer: What ``models.answers.normalised`` made of the model's answer.
+        ticket: The request.
+        call: The batch it was in.
+        replica: Who answered.
+        ended_s: Monotonic time when the answer was complete.
+        batch_size: Requests in the last step of the model.
+    """
+    extra: dict[str, Any] = answer["extra"]
+    started_s = ended_s if call.started_s is None else call.started_s
+    return Output(
+        # The replica has checked every field, so the model validates nothing a second time.
+        predictions=[Prediction.model_construct(**prediction) for prediction in answer["predictions"]],
+        text=answer["text"],
+        confidence=answer["confidence"],
+        model=replica.spec.name,
+        version=replica.spec.version,
+        model_type=replica.model_type,
+        device=replica.device,
+        finish_reason=_finish_reason(extra.pop("finish_reason", None)),
+        prompt_tokens=_count(extra.pop("prompt_tokens", 0)),
+        completion_tokens=_count(extra.pop("completion_tokens", 0)),
+        extra=extra,
+        tokens=tuple(ticket.tokens),
+        wait_ms=max(0.0, (started_s - ticket.admitted_s) * 1000.0),
+        model_ms=(ended_s - started_s) * 1000.0,
+        batch_size=batch_size,
+        started_monotonic_s=started_s,
+    )
+
+
+def error_of(error: dict[str, str]) -> ModelError:
+    """Return the error that a replica reported for one question."""
+    return ModelError(error["error"], code=error["code"])
+
+
+def _finish_reason(text: Any) -> FinishReason:
+    return FinishReason(text) if text in set(FinishReason) else FinishReason.STOP
+
+
+def _count(number: Any) -> int:
+    return number if isinstance(number, int) else 0

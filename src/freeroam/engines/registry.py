@@ -1,0 +1,59 @@
+"""Which models there are: names, their versions, and the version that answers for a name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from freeroam.engines.served_model import ServedModel
+from freeroam.vocabulary.errors import Conflict, NotFound
+
+
+def split_reference(reference: str) -> tuple[str, str | None]:
+    """Return name and version of ``name`` or ``name@version``."""
+    name, at, version = reference.partition("@")
+    return name, version if at else None
+
+
+class Registry:
+    """The served models; the first name added is the default, the first version of a name is the one that answers."""
+
+    def __init__(self) -> None:
+        self._models: dict[str, dict[str, ServedModel]] = {}
+        self._active: dict[str, str] = {}
+
+    def __iter__(self) -> Iterator[ServedModel]:
+        for versions in list(self._models.values()):
+            yield from list(versions.values())
+
+    def add(self, model: ServedModel) -> None:
+        """Take in one version.
+
+        Raises:
+            Conflict: The name has that version already.
+        """
+        name, version = model.spec.name, model.spec.version
+        versions = self._models.setdefault(name, {})
+        if version in versions:
+            raise Conflict(f"model {name} has version {version} already")
+        versions[version] = model
+        self._active.setdefault(name, version)
+
+    def resolve(self, reference: str | None) -> ServedModel:
+        """Return the version that answers now.
+
+        Args:
+            reference: ``name``, ``name@version``, or None or empty for the default model.
+
+        Raises:
+            NotFound: No such model or version; the message lists those there are.
+        """
+        if not self._models:
+            raise NotFound("no model is loaded")
+        name, version = split_reference(reference or next(iter(self._models)))
+        versions = self._models.get(name)
+        if versions is None:
+            raise NotFound(f"Model {name} not found; there are: {', '.join(self._models)}")
+        found = versions.get(version or self._active[name])
+        if found is None:
+            raise NotFound(f"Model {name} has no version {version}; there are: {', '.join(versions)}")
+        return found

@@ -1,0 +1,256 @@
+"""A replica: one process with one copy of a model, one synchronous loop round it.
+
+Each turn of the loop drains the socket, makes one step (a whole batch, or the next token of every answer being spoken)
+and sends one message. Nothing runs beside it, so a busy model never waits for the interpreter.
+
+From the parent: ``load`` (once), then ``call`` {id, questions, blobs} and ``cancel`` {call, questions or None for all}.
+To the parent: ``state``, then ``ready`` or ``failed``, then ``step`` {started_s, model_ms, batch, parts}, each part
+{call, pieces: [[question, texts]], answers: [[question, answer, error]]}; a call is over with its last answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+import traceback
+from collections import deque
+from collections.abc import Generator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from freeroam.models.answers import normalised, plain
+from freeroam.models.base import BaseVLM, Question
+from freeroam.models.loading import load_model
+from freeroam.processes.lifeline import connect
+from freeroam.processes.wire import BLOBS, BlockingWire, Message
+from freeroam.vocabulary.errors import FreeroamError
+from freeroam.vocabulary.inference import InferenceParams
+from freeroam.vocabulary.model import ModelWishes
+
+_ERROR_CHARS = 2000
+_DEFAULT_PARAMS = InferenceParams()
+
+
+@dataclass(slots=True)
+class _Call:
+    """One batch on its way; ``cancelled`` holds the places of questions nobody waits for any more."""
+
+    number: int
+    questions: list[Question]
+    wants_pieces: list[bool]
+    cancelled: set[int] = field(default_factory=set)
+
+
+@dataclass(slots=True)
+class _Speech:
+    """One answer that is being spoken."""
+
+    call: _Call
+    place: int
+    tokens: Generator[str, None, Any]
+    texts: list[str] = field(default_factory=list)
+    count: int = 0
+
+
+class Replica:
+    """The loop.
+
+    Args:
+        wire: To the parent.
+    """
+
+    def __init__(self, wire: BlockingWire) -> None:
+        self._wire = wire
+        self._loop = asyncio.new_event_loop()
+        asyncio.set_event_loop(self._loop)
+        self._model: BaseVLM | None = None
+        self._wishes = ModelWishes()
+        self._calls: deque[_Call] = deque()
+        self._speeches: list[_Speech] = []
+
+    def run(self) -> None:
+        """Load, then answer until the parent closes the wire."""
+        order = self._wire.receive()
+        if order is None:
+            return
+        try:
+            self._load(order)
+        except Exception as error:
+            traceback.print_exc()
+            code = error.code if isinstance(error, FreeroamError) else "load_failed"
+            self._wire.send({"kind": "failed", "code": code, "error": _describe(error)})
+            return
+        while not self._wire.is_closed:
+            self._listen()
+            self._step()
+        self._loop.run_until_complete(self._the_model.close())
+
+    @property
+    def _the_model(self) -> BaseVLM:
+        assert self._model is not None
+        return self._model
+
+    def _load(self, order: Message) -> None:
+        self._wire.send({"kind": "state", "state": "loading"})
+        self._model = load_model(order["model_type"], order["options"])
+        self._loop.run_until_complete(self._model.initialize(order["model_path"], order["device"]))
+        wishes = self._model.get_wishes()
+        self._wishes = wishes.model_copy(update={"max_batch": max(1, min(wishes.max_batch, order["max_batch"]))})
+        self._wire.send({"kind": "state", "state": "warming"})
+        self._loop.run_until_complete(self._model.warm_up())
+        info = plain(dict(self._model.get_model_info()))
+        self._wire.send(
+            {
+                "kind": "ready",
+                "info": info,
+                "model_type": str(info.get("model_type") or order["model_type"]),
+                "device": str(info.get("device") or order["device"]),
+                "wishes": self._wishes.model_dump(),
+            }
+        )
+
+    def _listen(self) -> None:
+        """Take what is on the wire; wait for something only if there is nothing to do."""
+        if not self._calls and not self._speeches:
+            first = self._wire.receive()
+            if first is None:
+                return
+            self._take(first)
+        for message in self._wire.receive_ready():
+            self._take(message)
+
+    def _take(self, message: Message) -> None:
+        if message["kind"] == "call":
+            self._calls.append(_read_call(message))
+        elif message["kind"] == "cancel":
+            for call in [*self._calls, *(speech.call for speech in self._speeches)]:
+                if call.number == message["call"]:
+                    places = message["questions"]
+                    call.cancelled.update(range(len(call.questions)) if places is None else places)
+
+    def _step(self) -> None:
+        if self._wishes.streams_text:
+            self._begin_speeches()
+            if self._speeches:
+                self._speak()
+        elif self._calls:
+            self._answer(self._calls.popleft())
+
+    def _answer(self, call: _Call) -> None:
+        """Put one batch to the model and send all its answers in one message."""
+        places = [place for place in range(len(call.questions)) if place not in call.cancelled]
+        started_s = time.monotonic()
+        answers: list[list[Any]] = []
+        if places:
+            questions = [call.questions[place] for place in places]
+            try:
+                given = self._loop.run_until_complete(self._the_model.predict_batch(questions))
+                if not isinstance(given, list) or len(given) != len(questions):
+                    raise TypeError(f"predict_batch must return a list of {len(questions)} answers, not {given!r:.200}")
+            except Exception as error:
+                traceback.print_exc()
+                given = [error] * len(questions)
+            answers = [_answered(place, answer) for place, answer in zip(places, given, strict=True)]
+        answers += [[place, None, None] for place in sorted(call.cancelled)]
+        self._send(started_s, len(places), [{"call": call.number, "pieces": [], "answers": answers}])
+
+    def _begin_speeches(self) -> None:
+        while self._calls and len(self._speeches) < self._wishes.max_batch:
+            call = self._calls.popleft()
+            for place, question in enumerate(call.questions):
+                self._speeches.append(_Speech(call, place, self._tokens(question)))
+
+    def _tokens(self, question: Question) -> Generator[str, None, Any]:
+        """Wrap the model's generator, so that the call which makes it fails this question alone too."""
+        return (yield from self._the_model.speak(question))
+
+    def _speak(self) -> None:
+        """Take the next token of every answer being spoken and send them in one message."""
+        started_s = time.monotonic()
+        parts: dict[int, dict[str, Any]] = {}
+        batch = len(self._speeches)
+        for speech in list(self._speeches):
+            part = parts.setdefault(speech.call.number, {"call": speech.call.number, "pieces": [], "answers": []})
+            answer = self._next_token(speech, part)
+            if answer is not None:
+                part["answers"].append(answer)
+                self._speeches.remove(speech)
+        self._send(started_s, batch, list(parts.values()))
+
+    def _next_token(self, speech: _Speech, part: dict[str, Any]) -> list[Any] | None:
+        """Move one answer on by a token; return the finished answer at its end."""
+        if speech.place in speech.call.cancelled:
+            speech.tokens.close()
+            return [speech.place, None, None]
+        try:
+            text = str(next(speech.tokens))
+        except StopIteration as end:
+            answer = dict(end.value) if isinstance(end.value, dict) else {}
+            answer.setdefault("text", "".join(speech.texts))
+            answer.setdefault("completion_tokens", speech.count)
+            return _answered(speech.place, answer)
+        except Exception as error:
+            traceback.print_exc()
+            return _answered(speech.place, error)
+        speech.count += 1
+        speech.texts.append(text)
+        if speech.call.wants_pieces[speech.place]:
+            part["pieces"].append([speech.place, [text]])
+        return None
+
+    def _send(self, started_s: float, batch: int, parts: list[dict[str, Any]]) -> None:
+        self._wire.send(
+            {
+                "kind": "step",
+                "started_s": started_s,
+                "model_ms": (time.monotonic() - started_s) * 1000.0,
+                "batch": batch,
+                "parts": parts,
+            }
+        )
+
+
+def _read_call(message: Message) -> _Call:
+    blobs = iter(message.get(BLOBS, ()))
+    questions = []
+    for question in message["questions"]:
+        frames = tuple(_picture(next(blobs), height_px, width_px) for height_px, width_px in question["frames"])
+        params = InferenceParams(**question["params"]) if question["params"] else _DEFAULT_PARAMS
+        questions.append(Question(frames, question["prompt"], params))
+    return _Call(message["id"], questions, [bool(question["pieces"]) for question in message["questions"]])
+
+
+def _picture(pixels: memoryview, height_px: int, width_px: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    picture = np.frombuffer(pixels, dtype=np.uint8).reshape(height_px, width_px, 3)
+    picture.flags.writeable = False
+    return picture
+
+
+def _answered(place: int, answer: Any) -> list[Any]:
+    """Return ``[place, answer, error]`` with one of the two None."""
+    try:
+        if isinstance(answer, BaseException):
+            raise answer
+        return [place, normalised(answer), None]
+    except FreeroamError as error:
+        return [place, None, {"code": error.code, "error": error.message[:_ERROR_CHARS]}]
+    except Exception as error:
+        return [place, None, {"code": "model_failed", "error": _describe(error)}]
+
+
+def _describe(error: BaseException) -> str:
+    if isinstance(error, FreeroamError):
+        return error.message[:_ERROR_CHARS]
+    return f"{type(error).__name__}: {error}"[:_ERROR_CHARS]
+
+
+def main() -> None:
+    """Run as ``python -m freeroam.engines.replica``."""
+    Replica(connect(sys.argv[1:])).run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,244 @@
+"""The parent's side of a replica: its process, what it was asked and has not answered, and when it was last heard."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from freeroam.batching.batcher import Ticket
+from freeroam.clock import Clock
+from freeroam.engines.specs import ModelSpec
+from freeroam.observability.logs import get_logger
+from freeroam.processes.child import ChildProcess, thread_environment
+from freeroam.processes.wire import Message
+from freeroam.vocabulary.model import ModelState, ModelWishes
+
+log = get_logger(__name__)
+
+
+@dataclass(slots=True, eq=False)
+class Call:
+    """One batch at a replica.
+
+    Attributes:
+        number: Its name on the wire.
+        tickets: The requests by their place in the batch; None once answered.
+        started_s: When the model began it, on the machine's monotonic clock; None until it was heard of.
+    """
+
+    number: int
+    tickets: list[Ticket | None]
+    started_s: float | None = None
+
+    @property
+    def open_tickets(self) -> list[Ticket]:
+        """Requests not answered yet."""
+        return [ticket for ticket in self.tickets if ticket is not None]
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """How a replica ended.
+
+    Attributes:
+        reason: ``crashed``, ``hung``, ``load_timeout``, ``load_failed``.
+        message: For people.
+        suspects: Requests it was answering.
+        innocents: Requests it held but had not begun.
+    """
+
+    reason: str
+    message: str
+    suspects: list[Ticket]
+    innocents: list[Ticket]
+
+
+class ReplicaOwner(Protocol):
+    """Who is told what a replica does."""
+
+    def replica_changed(self, replica: ReplicaProcess) -> None:
+        """Its state changed."""
+
+    def replica_stepped(self, replica: ReplicaProcess, message: Message) -> None:
+        """It answered something."""
+
+    def replica_ended(self, replica: ReplicaProcess, loss: Loss) -> None:
+        """It is gone, and is not coming back."""
+
+
+class ReplicaProcess:
+    """One replica, from start to end; never restarted, replaced by its owner.
+
+    Args:
+        spec: The model.
+        number: For its name in the log.
+        owner: Who is told.
+        clock: Where time comes from.
+    """
+
+    def __init__(self, spec: ModelSpec, number: int, owner: ReplicaOwner, clock: Clock) -> None:
+        self.name = f"{spec.name}@{spec.version}/{number}"
+        self.state = ModelState.LOADING
+        self.info: dict[str, Any] = {}
+        self.wishes = ModelWishes()
+        self.model_type = spec.model_type
+        self.device = spec.device
+        self.calls: OrderedDict[int, Call] = OrderedDict()
+        self.heard_s = clock.monotonic_s()
+        self.begun_s = self.heard_s
+        self.spec = spec
+        self._owner = owner
+        self._clock = clock
+        self._numbers = itertools.count(1)
+        self._child: ChildProcess | None = None
+        self._end: tuple[str, str] | None = None
+        self._is_stopping = False
+        self._running = asyncio.create_task(self._run(), name=f"replica-{self.name}")
+
+    @property
+    def pid(self) -> int | None:
+        """The process id, None before it is started."""
+        return self._child.pid if self._child else None
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it takes calls."""
+        return self.state is ModelState.READY
+
+    @property
+    def open_questions(self) -> int:
+        """Requests it has not answered."""
+        return sum(len(call.open_tickets) for call in self.calls.values())
+
+    def send(self, tickets: list[Ticket]) -> None:
+        """Put one batch to it."""
+        assert self._child is not None
+        call = Call(next(self._numbers), list(tickets))
+        if not self.calls:
+            self.begun_s = self.heard_s = self._clock.monotonic_s()
+        self.calls[call.number] = call
+        self._child.wire.send(
+            {
+                "kind": "call",
+                "id": call.number,
+                "questions": [_question(ticket) for ticket in tickets],
+                "blobs": [frame.pixels for ticket in tickets for frame in ticket.request.frames],
+            }
+        )
+
+    def take_back(self) -> list[Ticket]:
+        """Take back the last batch if it has not begun; its requests may go elsewhere.
+
+        Should the replica begin it before it reads this, its answer finds nobody: work lost, nothing doubled.
+        """
+        if len(self.calls) < 2:
+            return []
+        number, call = self.calls.popitem()
+        self._tell_cancelled(number, None)
+        return call.open_tickets
+
+    def forget(self, ticket: Ticket) -> bool:
+        """Drop one request that nobody waits for any more; return whether it was here."""
+        for call in self.calls.values():
+            if ticket in call.tickets:
+                self._tell_cancelled(call.number, [call.tickets.index(ticket)])
+                return True
+        return False
+
+    def kill(self, reason: str, message: str) -> None:
+        """End it at once; its owner is told as of any other end."""
+        if self._end is None:
+            self._end = (reason, message)
+        if self._child is not None:
+            self._child.kill()
+            self._child.wire.close()
+
+    async def stop(self, grace_s: float) -> None:
+        """End it politely; its owner is not told."""
+        self._is_stopping = True
+        if self._child is not None:
+            await self._child.aclose(grace_s)
+        self._running.cancel()
+        await asyncio.gather(self._running, return_exceptions=True)
+
+    def _tell_cancelled(self, number: int, places: list[int] | None) -> None:
+        if self._child is not None:
+            self._child.wire.send({"kind": "cancel", "call": number, "questions": places})
+
+    async def _run(self) -> None:
+        try:
+            await self._live()
+        except OSError as error:
+            self._end = ("load_failed", f"the system started no process: {error}")
+        except asyncio.CancelledError:
+            if self._child is not None and not self._is_stopping:
+                await self._child.aclose()
+            raise
+        if not self._is_stopping:
+            reason, message = self._end or ("crashed", self._epitaph())
+            self.state = ModelState.FAILED
+            self._owner.replica_ended(self, self._loss(reason, message))
+
+    async def _live(self) -> None:
+        self._child = child = await ChildProcess.start(
+            "freeroam.engines.replica", name=f"replica {self.name}", env=thread_environment(self.spec.threads)
+        )
+        if self._end is not None:
+            child.kill()
+        child.wire.send(
+            {
+                "kind": "load",
+                "model_type": self.spec.model_type,
+                "model_path": self.spec.model_path,
+                "device": self.spec.device,
+                "max_batch": self.spec.max_batch,
+                "options": {**self.spec.options, "threads": self.spec.threads},
+            }
+        )
+        while (message := await child.wire.receive()) is not None:
+            self._hear(message)
+        await child.aclose()
+
+    def _hear(self, message: Message) -> None:
+        kind = message["kind"]
+        if kind == "step":
+            self.heard_s = self._clock.monotonic_s()
+            self._owner.replica_stepped(self, message)
+        elif kind == "state":
+            self.state = ModelState(message["state"])
+            self._owner.replica_changed(self)
+        elif kind == "ready":
+            self.state = ModelState.READY
+            self.info, self.model_type, self.device = message["info"], message["model_type"], message["device"]
+            self.wishes = ModelWishes.model_validate(message["wishes"])
+            log.info("replica_ready", replica=self.name, pid=self.pid, device=self.device)
+            self._owner.replica_changed(self)
+        elif kind == "failed":
+            self._end = ("load_failed", message["error"])
+
+    def _loss(self, reason: str, message: str) -> Loss:
+        calls = list(self.calls.values())
+        begun = len(calls) if self.wishes.streams_text else 1
+        suspects = [ticket for call in calls[:begun] for ticket in call.open_tickets]
+        innocents = [ticket for call in calls[begun:] for ticket in call.open_tickets]
+        self.calls.clear()
+        return Loss(reason, message, suspects, innocents)
+
+    def _epitaph(self) -> str:
+        assert self._child is not None
+        status = self._child.returncode
+        how = f"was ended by signal {-status}" if status is not None and status < 0 else f"exited with status {status}"
+        return f"replica {self.name} {how}"
+
+
+def _question(ticket: Ticket) -> dict[str, Any]:
+    request = ticket.request
+    return {
+        "prompt": request.prompt,
+        "params": request.params.model_dump(exclude_none=True) if request.params.model_fields_set else None,
+        "frames": [(frame.height_px, frame.width_px) for frame in request.frames],
+        "pieces": request.wants_pieces,
+    }

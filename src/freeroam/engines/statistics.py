@@ -1,0 +1,109 @@
+"""What a model has done: counters, and percentiles over the last answers."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from typing import Any
+
+from freeroam.clock import Clock
+from freeroam.observability.metrics import Metrics
+
+_SAMPLES = 1000
+_WINDOW_S = 60.0
+OUTCOMES = ("answered", "failed", "expired", "cancelled", "rejected")
+
+
+def percentiles(samples: list[float]) -> dict[str, float | None]:
+    """Return ``p50``, ``p95``, ``p99`` by the nearest rank; None for each if there are no samples."""
+    ordered = sorted(samples)
+
+    def at(share: float) -> float | None:
+        if not ordered:
+            return None
+        return round(ordered[min(len(ordered) - 1, int(share * len(ordered)))], 3)
+
+    return {"p50": at(0.50), "p95": at(0.95), "p99": at(0.99)}
+
+
+class Statistics:
+    """Counters and samples of one model version, passed on to the metrics.
+
+    Args:
+        model: Label of the metrics.
+        clock: Where time comes from.
+        metrics: The service's metrics; None counts for ``snapshot`` only.
+    """
+
+    def __init__(self, model: str, clock: Clock, metrics: Metrics | None) -> None:
+        self._model = model
+        self._clock = clock
+        self._metrics = metrics
+        self._outcomes: Counter[str] = Counter()
+        self._restarts: Counter[str] = Counter()
+        self._asked_again = 0
+        self._calls = 0
+        self._questions_in_calls = 0
+        self._wait_ms: deque[float] = deque(maxlen=_SAMPLES)
+        self._model_ms: deque[float] = deque(maxlen=_SAMPLES)
+        self._total_ms: deque[float] = deque(maxlen=_SAMPLES)
+        self._recent: deque[tuple[float, bool]] = deque(maxlen=20 * _SAMPLES)
+
+    def count_outcome(self, outcome: str, amount: int = 1) -> None:
+        """Count requests that ended, by one of ``OUTCOMES``."""
+        if not amount:
+            return
+        self._outcomes[outcome] += amount
+        if outcome in {"answered", "failed"}:
+            now_s = self._clock.monotonic_s()
+            self._recent.extend([(now_s, outcome == "answered")] * amount)
+        if self._metrics is not None:
+            self._metrics.questions.labels(self._model, outcome).inc(amount)
+
+    def count_asked_again(self, amount: int) -> None:
+        """Count requests that go to a second replica because the first died."""
+        self._asked_again += amount
+
+    def count_restart(self, reason: str) -> None:
+        """Count a replica that is gone."""
+        self._restarts[reason] += 1
+        if self._metrics is not None:
+            self._metrics.replica_restarts.labels(self._model, reason).inc()
+
+    def add_call(self, batch_size: int, model_ms: float) -> None:
+        """Take in one model call."""
+        self._calls += 1
+        self._questions_in_calls += batch_size
+        self._model_ms.append(model_ms)
+        if self._metrics is not None:
+            self._metrics.batch_size.labels(self._model).observe(batch_size)
+            self._metrics.model_time.labels(self._model).observe(model_ms / 1000.0)
+
+    def add_answer(self, wait_ms: float, total_ms: float) -> None:
+        """Take in the times of one answered request."""
+        self._wait_ms.append(wait_ms)
+        self._total_ms.append(total_ms)
+        if self._metrics is not None:
+            self._metrics.queue_wait.labels(self._model).observe(wait_ms / 1000.0)
+
+    def show(self, queued: int, replicas_ready: int) -> None:
+        """Pass on what is so now."""
+        if self._metrics is not None:
+            self._metrics.queue_length.labels(self._model).set(queued)
+            self._metrics.replicas_ready.labels(self._model).set(replicas_ready)
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return all of it; ``p50``, ``p95``, ``p99`` are of the whole time from admission to answer, milliseconds."""
+        since_s = self._clock.monotonic_s() - _WINDOW_S
+        recent = [is_good for moment_s, is_good in self._recent if moment_s >= since_s]
+        return {
+            **percentiles(list(self._total_ms)),
+            "throughput": round(len(recent) / _WINDOW_S, 3),
+            "error_rate": round(1.0 - sum(recent) / len(recent), 4) if recent else 0.0,
+            "wait_ms": percentiles(list(self._wait_ms)),
+            "model_ms": percentiles(list(self._model_ms)),
+            "calls": self._calls,
+            "mean_batch_size": round(self._questions_in_calls / self._calls, 2) if self._calls else 0.0,
+            "questions": {outcome: self._outcomes[outcome] for outcome in OUTCOMES},
+            "asked_again": self._asked_again,
+            "replica_restarts": dict(self._restarts),
+        }

@@ -1,0 +1,230 @@
+"""What a prompt asks the detector to report, and the sentence that answers it.
+
+No language model: words are looked up whole, the longest phrase first ("hot dog" is no dog), and negations reach as far
+as the list they begin. A prompt that names nothing known asks for everything.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache, lru_cache
+
+from freeroam.models.class_names import CLASSES, GROUPS, IRREGULAR_PLURALS, NOT_MEANT, SYNONYMS
+
+__all__ = ["CLASSES", "Wanted", "plural", "read_prompt", "sentence"]
+
+NOTHING_FOUND = "nothing found"
+NOTHING_KNOWN = "the prompt names nothing that this detector knows, so everything is reported"
+
+_WIDE, _NARROW = "wide", "narrow"
+_ALL = frozenset(range(len(CLASSES)))
+_TOKEN = re.compile(r"[^\W_]+(?:['\u2019][^\W_]+)?|[.,;:!?()\n]")
+_STOPS = frozenset(".;:!?()\n")
+_EVERYTHING = {
+    ("everything",),
+    ("anything",),
+    *((word, noun) for word in ("all", "any", "every", "each") for noun in ("object", "objects", "thing", "things")),
+    *((word, noun) for word in ("all", "any", "every") for noun in ("item", "items", "class", "classes")),
+    ("all", "the", "objects"),
+    ("all", "the", "things"),
+    ("all", "kinds", "of", "objects"),
+    ("all", "kinds", "of", "things"),
+    ("whatever",),
+}
+_WIDE_NEGATIONS = {
+    *((word,) for word in ("without", "except", "excluding", "excepting", "ignore", "ignoring", "minus", "exclude")),
+    *((("apart", "from"), ("aside", "from"), ("other", "than"), ("but", "not"), ("but", "no"), ("rather", "than"))),
+    *((("instead", "of"), ("leave", "out"), ("leaving", "out"), ("except", "for"), ("filter", "out"))),
+}
+_NARROW_NEGATIONS = {("no",), ("not",), ("never",), ("don't",), ("dont",), ("non",)}
+_ONLY = {("only",), ("just",), ("solely",), ("exclusively",), ("nothing", "but"), ("nothing", "except"), ("purely",)}
+_NEUTRAL = {
+    ("not", "only"),
+    ("not", "just"),
+    ("but", "also"),
+    ("no", "matter"),
+    ("whether", "or", "not"),
+    ("or", "not"),
+}
+_LIST_WORDS = {"and", "or", "nor", "as", "well", "any", "the", "a", "an", "all", "other", "of", "also"}
+_SCOPE_ENDS = {
+    *("on", "in", "at", "near", "with", "by", "to", "from", "for", "next", "behind", "beside", "under", "over"),
+    *("inside", "outside", "into", "is", "are", "was", "were", "that", "which", "who", "but", "if", "when", "while"),
+    *("then", "find", "show", "count", "include", "including", "plus", "also"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a prompt asks for.
+
+    Attributes:
+        classes: Numbers of the classes to report.
+        is_known: Whether the prompt named anything known; if not, ``classes`` is everything.
+    """
+
+    classes: frozenset[int]
+    is_known: bool
+
+
+def plural(noun: str) -> str:
+    """Return the plural of a noun or of a phrase whose last word is one."""
+    *lead, last = noun.split(" ")
+    if last in IRREGULAR_PLURALS:
+        last = IRREGULAR_PLURALS[last]
+    elif last.endswith(("s", "x", "z", "ch", "sh")):
+        last += "es"
+    elif last.endswith("y") and last[-2:-1] not in set("aeiou"):
+        last = last[:-1] + "ies"
+    else:
+        last += "s"
+    return " ".join([*lead, last])
+
+
+def sentence(labels: Sequence[str], wanted: Wanted) -> str:
+    """Return the answer in words, such as ``2 people, 1 bus``: most first, then in the order of the classes."""
+    counts = Counter(labels)
+    ordered = sorted(counts, key=lambda label: (-counts[label], CLASSES.index(label)))
+    said = ", ".join(_counted(label, counts[label]) for label in ordered) or NOTHING_FOUND
+    return said if wanted.is_known else f"{said} ({NOTHING_KNOWN})"
+
+
+def _counted(label: str, count: int) -> str:
+    if label in {"scissors", "skis"}:
+        return f"{count} {'pair' if count == 1 else 'pairs'} of {label}"
+    return f"{count} {label if count == 1 else plural(label)}"
+
+
+@lru_cache(maxsize=512)
+def read_prompt(prompt: str) -> Wanted:
+    """Return what ``prompt`` asks to be reported.
+
+    Names, plurals, synonyms and groups are united; what stands behind "without", "except", "no" and the like is taken
+    away; "only" drops what was named before it. Exclusions alone leave everything else.
+    """
+    reading = _Reading(_tokens(prompt))
+    return reading.result()
+
+
+def _tokens(prompt: str) -> list[str]:
+    found = _TOKEN.findall(prompt.lower().replace("\u2019", "'"))
+    return [re.sub(r"'s$", "", token) for token in found]
+
+
+class _Reading:
+    """One pass over the words of a prompt."""
+
+    def __init__(self, tokens: list[str]) -> None:
+        self._tokens = tokens
+        self._included: set[int] = set()
+        self._excluded: set[int] = set()
+        self._is_everything = False
+        self._negation: str | None = None
+        self._at = 0
+
+    def result(self) -> Wanted:
+        """Read all and sum up."""
+        while self._at < len(self._tokens):
+            self._at += self._read_one()
+        if self._is_everything or (self._excluded and not self._included):
+            return Wanted(_ALL - self._excluded or _ALL, is_known=True)
+        wanted = frozenset(self._included - self._excluded)
+        if self._included and not wanted:
+            # "cars, but not the red cars": what is left would be nothing at all.
+            wanted = frozenset(self._included)
+        return Wanted(wanted or _ALL, is_known=bool(wanted))
+
+    def _read_one(self) -> int:
+        """Read the phrase at the current place; return its length in words."""
+        for length in range(min(_LONGEST, len(self._tokens) - self._at), 0, -1):
+            phrase = tuple(self._tokens[self._at : self._at + length])
+            if self._read_phrase(phrase):
+                return length
+        self._read_other(self._tokens[self._at])
+        return 1
+
+    def _read_phrase(self, phrase: tuple[str, ...]) -> bool:
+        if phrase in _NEUTRAL:
+            return True
+        if phrase in _EVERYTHING:
+            self._read_everything(phrase)
+        elif phrase in _ONLY:
+            if self._names_follow(len(phrase)):
+                self._included.clear()
+                self._is_everything = False
+            self._negation = None
+        elif phrase in _WIDE_NEGATIONS:
+            self._negation = _WIDE
+        elif phrase in _NARROW_NEGATIONS:
+            self._negation = _NARROW
+        elif phrase in _phrases():
+            if phrase == ("orange",) and self._is_noun(self._at + 1):
+                return True  # a colour
+            target = self._excluded if self._negation else self._included
+            target |= _phrases()[phrase]
+        else:
+            return False
+        return True
+
+    def _read_everything(self, phrase: tuple[str, ...]) -> None:
+        if self._negation:
+            return
+        self._is_everything = True
+        following = self._tokens[self._at + len(phrase) : self._at + len(phrase) + 2]
+        if following[:1] == ["but"] and following[1:] not in (["not"], ["also"], ["only"]):
+            self._negation = _WIDE
+            self._tokens[self._at + len(phrase)] = "except"
+
+    def _read_other(self, token: str) -> None:
+        """A word of no meaning here; some of them end the reach of a negation."""
+        is_list_end = token == "," and self._negation == _NARROW
+        if token in _STOPS or token in _SCOPE_ENDS or is_list_end:
+            self._negation = None
+
+    def _names_follow(self, offset: int) -> bool:
+        """Whether a name stands close behind, so that "only" speaks of it and not of what came before."""
+        for place in range(self._at + offset, min(len(self._tokens), self._at + offset + 4)):
+            token = self._tokens[place]
+            if token in _STOPS or token in {",", "and", "or", "no", "not", "without"}:
+                return False
+            if self._is_noun(place):
+                return True
+        return False
+
+    def _is_noun(self, place: int) -> bool:
+        return any(
+            tuple(self._tokens[place : place + length]) in _phrases()
+            for length in range(1, min(_LONGEST, len(self._tokens) - place) + 1)
+        )
+
+
+_LONGEST = 4
+
+
+@cache
+def _phrases() -> dict[tuple[str, ...], frozenset[int]]:
+    """Return every phrase, singular and plural, with the classes it means."""
+    numbers = {name: frozenset({number}) for number, name in enumerate(CLASSES)}
+    table: dict[tuple[str, ...], frozenset[int]] = {}
+
+    def put(text: str, meant: frozenset[int]) -> None:
+        for form in (text, plural(text)):
+            words = tuple(re.sub(r"'s$", "", word) for word in form.split(" "))
+            table[words] = table.get(words, frozenset()) | meant
+
+    for names, members in GROUPS.items():
+        meant = frozenset().union(*(numbers[member] for member in members.split(", ")))
+        for name in names.split(", "):
+            put(name, meant)
+    for class_name, others in SYNONYMS.items():
+        for other in others.split(", "):
+            put(other, numbers[class_name])
+    for class_name, meant in numbers.items():
+        table.pop(tuple(class_name.split(" ")), None)
+        put(class_name, meant)
+    for phrase in NOT_MEANT.split(", "):
+        table[tuple(phrase.split(" "))] = frozenset()
+    return table
