@@ -1,0 +1,146 @@
+"""One continuous run of a video on its way through a decoder: bytes go in here, frames come out into a queue."""
+
+from __future__ import annotations
+
+import asyncio
+from bisect import bisect_right
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from freeroam.sources.decoding.feed import Feed
+from freeroam.sources.decoding.values import DecodedFrame
+from freeroam.sources.source import SourceFacts
+from freeroam.vocabulary.errors import SourceError, SourceErrorCode
+from freeroam.vocabulary.frame import FrameWish
+
+TIME_TOLERANCE_S = 10.0
+"""A frame this far behind the end of the bytes given so far means that the timestamps of the container have jumped."""
+KEPT_DATES = 64
+
+
+@dataclass(frozen=True, slots=True)
+class RunFrame:
+    """A decoded frame with what its run knows of its wall time.
+
+    Attributes:
+        captured_epoch_s: None where the source does not say.
+    """
+
+    decoded: DecodedFrame
+    captured_epoch_s: float | None
+
+
+FrameQueue = asyncio.Queue[RunFrame | SourceError | None]
+"""Frames in order; then None at the end of the video, or the error that ended it."""
+
+
+class FeedRun:
+    """A feed with the task that moves its frames into ``queue``; ``async with`` opens and closes it.
+
+    Args:
+        feed: Not yet entered.
+        queue: Bounded, so that decoding goes at the pace of whoever takes frames.
+        facts: Of the source; filled in as the video becomes known.
+
+    Attributes:
+        container: What the feed carries.
+        init: Init section that it began with.
+        end_s: Stream time where the bytes given so far end; None where unknown.
+        frames: How many frames came out.
+        failure: Why it ended before its bytes did.
+    """
+
+    def __init__(
+        self, feed: Feed, queue: FrameQueue, facts: SourceFacts, container: str | None = None, init: bytes | None = None
+    ) -> None:
+        self.container = container
+        self.init = init
+        self.end_s: float | None = None
+        self.frames = 0
+        self.failure: SourceError | None = None
+        self._feed = feed
+        self._queue = queue
+        self._facts = facts
+        self._pump: asyncio.Task[None] | None = None
+        self._starts_s: list[float] = []
+        self._dates_s: list[float | None] = []
+
+    async def __aenter__(self) -> Self:
+        """Take a decoder.
+
+        Raises:
+            SourceError: The pool is not running.
+        """
+        await self._feed.__aenter__()
+        self._pump = asyncio.create_task(self._move_frames(), name="move frames")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End the decoder's work at once."""
+        if self._pump is not None:
+            self._pump.cancel()
+            await asyncio.gather(self._pump, return_exceptions=True)
+        await self._feed.aclose()
+
+    @property
+    def next_due_s(self) -> float | None:
+        """When the next sample is due, on the clock of stream time."""
+        return self._feed.next_due_s
+
+    async def write(self, data: bytes) -> bool:
+        """Hand bytes to the decoder, waiting while it has enough; return whether it takes more."""
+        try:
+            await self._feed.write(data)
+        except SourceError:
+            return False  # ``finish`` tells, after the frames that came before
+        return not self._feed.is_over
+
+    def begin_segment(self, time_s: float, duration_s: float, captured_epoch_s: float | None) -> None:
+        """Say where in the stream the bytes that follow belong."""
+        self.end_s = time_s + duration_s
+        self._starts_s.append(time_s)
+        self._dates_s.append(captured_epoch_s)
+        if len(self._starts_s) > KEPT_DATES:
+            del self._starts_s[: KEPT_DATES // 2], self._dates_s[: KEPT_DATES // 2]
+
+    def change_wish(self, wish: FrameWish) -> None:
+        """Ask for another rate."""
+        self._feed.change_wish(wish)
+
+    async def finish(self) -> SourceError | None:
+        """Give no more bytes and wait until every frame is in the queue; return what went wrong, if anything did."""
+        self._feed.end()
+        if self._pump is not None:
+            await self._pump
+        return self.failure
+
+    async def _move_frames(self) -> None:
+        try:
+            async for decoded in self._feed.decoded():
+                if self.end_s is not None and decoded.time_s > self.end_s + TIME_TOLERANCE_S:
+                    message = "the timestamps of the video jump without a discontinuity"
+                    raise SourceError(SourceErrorCode.BAD_DATA, message)
+                self.frames += 1
+                self._note_facts(decoded)
+                await self._queue.put(RunFrame(decoded, self._captured_epoch_s(decoded.time_s)))
+        except SourceError as error:
+            self.failure = error
+            await self._feed.aclose()
+            if error.source_code is SourceErrorCode.DECODER:
+                # The process is gone; whoever opens the source again gets another one at once.
+                await self._queue.put(error)
+
+    def _note_facts(self, decoded: DecodedFrame) -> None:
+        known, facts = self._feed.facts, self._facts
+        facts.codec, facts.decode = known.codec, known.decode
+        facts.fps = known.fps if known.fps is not None else facts.fps
+        facts.width_px, facts.height_px = decoded.source_width_px, decoded.source_height_px
+
+    def _captured_epoch_s(self, time_s: float) -> float | None:
+        index = bisect_right(self._starts_s, time_s + 0.001) - 1
+        if index < 0 or (date_s := self._dates_s[index]) is None:
+            return None
+        return date_s + time_s - self._starts_s[index]

@@ -1,0 +1,204 @@
+"""Which segment of a playlist is played next, and at which stream time; pure: playlists in, planned segments out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from freeroam.sources.hls_playlist import MediaPlaylist, Segment
+
+EDGE_TARGETS = 3.0
+"""Live playback begins this many target durations before the end (RFC 8216, 6.3.3)."""
+CATCH_UP_S = 6.0
+STALE_RELOADS = 3
+"""A playlist that ends before what was played is an old copy from a cache, unless so many in a row do."""
+CLOCK_GAP_S = 0.5
+GREATEST_GAP_S = 86400.0
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A segment with its place in the stream.
+
+    Attributes:
+        time_s: Stream time of its first frame.
+        breaks_run: Whether it cannot go on from the segment played before.
+    """
+
+    segment: Segment
+    time_s: float
+    breaks_run: bool
+
+
+class Schedule:
+    """Walks through a playlist that changes under it.
+
+    Stream time of a recording begins at 0. That of a live stream is epoch seconds: of PROGRAM-DATE-TIME where there is
+    one, else of the wall clock when it was opened, so that a stream which is opened again never repeats a time. From
+    then on it grows by EXTINF; a date that is ahead by more than half a second moves it forward, none moves it back.
+
+    Args:
+        playlist: The first one.
+        now_epoch_s: The wall clock.
+        count: Told what is passed over: ``segments_missed``, ``segments_behind``, ``segments_gap``,
+            ``playlist_rewinds``.
+        waits: True where nothing may be left out, however far behind the end it falls.
+        resume_s: Stream time of the last frame that an earlier opening gave; None at the first.
+    """
+
+    def __init__(
+        self,
+        playlist: MediaPlaylist,
+        now_epoch_s: float,
+        count: Callable[[str, int], None],
+        *,
+        waits: bool = False,
+        resume_s: float | None = None,
+    ) -> None:
+        self.is_live = not playlist.is_ended
+        self._playlist = playlist
+        self._count = count
+        self._waits = waits
+        self._breaks_run = True
+        self._stale_reloads = 0
+        self._date_offset_s: float | None = None
+        index = self._first_index(resume_s)
+        self._next = playlist.first_sequence + index
+        self._time_s = self._first_time_s(index, now_epoch_s, resume_s)
+        self._allowed_s = self._left_s() + max(EDGE_TARGETS * playlist.target_s, CATCH_UP_S)
+
+    @property
+    def target_s(self) -> float:
+        """The longest segment, as the newest playlist announces."""
+        return self._playlist.target_s
+
+    @property
+    def time_s(self) -> float:
+        """Stream time of the segment that comes next."""
+        return self._time_s
+
+    @property
+    def is_over(self) -> bool:
+        """Whether everything was played and no segment will be added."""
+        return self._playlist.is_ended and self._next >= self._playlist.end_sequence
+
+    def update(self, playlist: MediaPlaylist) -> None:
+        """Go on with a newer playlist."""
+        is_behind = playlist.end_sequence < self._next
+        self._stale_reloads = self._stale_reloads + 1 if is_behind else 0
+        is_far_behind = playlist.end_sequence + 2 * len(playlist.segments) + STALE_RELOADS < self._next
+        if is_behind and not is_far_behind and self._stale_reloads < STALE_RELOADS and not playlist.is_ended:
+            return
+        self._playlist = playlist
+        if is_behind and not playlist.is_ended:
+            self._count("playlist_rewinds", 1)
+            self._stale_reloads = 0
+            self._jump_to(playlist.first_sequence + self._edge_index())
+
+    def next(self) -> Planned | None:
+        """Return the next segment to play; None if it is not there yet."""
+        playlist = self._playlist
+        if self._next < playlist.first_sequence:
+            missed = playlist.first_sequence - self._next
+            self._count("segments_missed", missed)
+            self._time_s += min(missed * playlist.target_s, GREATEST_GAP_S)
+            self._jump_to(playlist.first_sequence)
+        if self.is_live and not self._waits and not playlist.is_ended:
+            self._catch_up()
+        while self._next < playlist.end_sequence:
+            segment = playlist.segments[self._next - playlist.first_sequence]
+            self._follow_dates(segment)
+            planned = Planned(segment, self._time_s, self._breaks_run or segment.is_discontinuity)
+            self._next += 1
+            self._time_s += segment.duration_s
+            self._breaks_run = segment.is_gap
+            if not segment.is_gap:
+                return planned
+            self._count("segments_gap", 1)
+        return None
+
+    def _first_index(self, resume_s: float | None) -> int:
+        """Return where to begin: a recording where it broke off, a live stream near its end."""
+        segments = self._playlist.segments
+        if not self.is_live:
+            return 0 if resume_s is None else self._index_after(resume_s, [0.0], by_date=False)
+        edge = self._edge_index()
+        if resume_s is None or not segments or segments[0].captured_epoch_s is None:
+            return edge
+        index = self._index_after(resume_s, [], by_date=True)
+        return index if self._waits else max(index, edge)
+
+    def _index_after(self, resume_s: float, start: list[float], *, by_date: bool) -> int:
+        """Return the first segment that ends after ``resume_s``; the last one if none does."""
+        time_s = start[0] if start else 0.0
+        for index, segment in enumerate(self._playlist.segments):
+            if by_date and segment.captured_epoch_s is not None:
+                time_s = segment.captured_epoch_s
+            time_s += segment.duration_s
+            if time_s > resume_s:
+                return index
+        return max(0, len(self._playlist.segments) - 1)
+
+    def _first_time_s(self, index: int, now_epoch_s: float, resume_s: float | None) -> float:
+        segments = self._playlist.segments
+        if not self.is_live:
+            return sum(segment.duration_s for segment in segments[:index])
+        date_s = segments[index].captured_epoch_s if index < len(segments) else None
+        if date_s is not None:
+            self._date_offset_s = 0.0
+            return date_s
+        time_s = now_epoch_s - sum(segment.duration_s for segment in segments[index:])
+        return time_s if resume_s is None else max(time_s, resume_s + 0.001)
+
+    def _edge_index(self) -> int:
+        """Return the segment where playback of a live stream begins."""
+        playlist = self._playlist
+        total_s = playlist.duration_s
+        wanted_s = total_s - EDGE_TARGETS * playlist.target_s
+        offset_s = playlist.start_offset_s
+        if offset_s is not None:
+            wanted_s = offset_s if offset_s >= 0 else total_s + offset_s
+        wanted_s = min(max(wanted_s, 0.0), total_s)
+        time_s, index = 0.0, 0
+        for number, segment in enumerate(playlist.segments):
+            # Durations are sums of rounded numbers; a hair's breadth must not cost a whole segment.
+            if time_s > wanted_s + 0.001:
+                break
+            index = number
+            time_s += segment.duration_s
+        return index
+
+    def _left_s(self) -> float:
+        """Return the duration of what is listed and not yet played."""
+        first = max(self._next - self._playlist.first_sequence, 0)
+        return sum(segment.duration_s for segment in self._playlist.segments[first:])
+
+    def _catch_up(self) -> None:
+        """Leave out what makes a live stream ever older."""
+        if self._left_s() <= self._allowed_s:
+            return
+        index = self._edge_index()
+        skipped = self._playlist.first_sequence + index - self._next
+        if skipped > 0:
+            passed = self._playlist.segments[index - skipped : index]
+            self._count("segments_behind", skipped)
+            self._time_s += sum(segment.duration_s for segment in passed)
+            self._jump_to(self._next + skipped)
+
+    def _jump_to(self, sequence: int) -> None:
+        self._next = sequence
+        self._breaks_run = True
+
+    def _follow_dates(self, segment: Segment) -> None:
+        """Move stream time forward where the dates say that something is missing."""
+        date_s = segment.captured_epoch_s
+        if date_s is None:
+            return
+        if self._date_offset_s is None:
+            self._date_offset_s = self._time_s - date_s
+            return
+        ahead_s = date_s + self._date_offset_s - self._time_s
+        if CLOCK_GAP_S < ahead_s <= GREATEST_GAP_S:
+            self._time_s += ahead_s
+        elif abs(ahead_s) > CLOCK_GAP_S:
+            self._date_offset_s = self._time_s - date_s
