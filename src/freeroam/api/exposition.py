@@ -32,5 +32,6 @@ async def get_metrics(
     """Return Prometheus text, or with ``format=json`` or ``Accept: application/json`` each model's statistics."""
     if metrics_format == "json" or (metrics_format is None and "application/json" in accept):
         return JSONResponse({model.name: model.statistics for model in parts.engine.list_models()})
-    parts.metrics.set_states(parts.metrics.jobs, parts.desk.count_by_status(), [status.value for status in JobStatus])
+    counts = await parts.desk.count_by_status()
+    parts.metrics.set_states(parts.metrics.jobs, counts, [status.value for status in JobStatus])
     return Response(parts.metrics.render(), media_type=CONTENT_TYPE)

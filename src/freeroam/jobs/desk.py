@@ -184,16 +184,13 @@ class JobDesk:
         await self._find(job_id)
         await self._do(self._erase(job_id))
 
-    async def export(self, job_id: str, name: str) -> AsyncIterator[bytes]:
-        """Return all results as a stream of bytes: ``json``, ``jsonl`` or ``csv``.
+    def export(self, job_id: str, name: str) -> AsyncIterator[bytes]:
+        """Return all results of a job that exists as a stream of bytes: ``json``, ``jsonl`` or ``csv``.
 
         Raises:
-            NotFound: No such job.
             InvalidInput: No such format.
         """
-        check_format(name)
-        await self._find(job_id)
-        return export_results(self._parts.store, job_id, name)
+        return export_results(self._parts.store, job_id, check_format(name))
 
     async def listen(self, job_id: str, after: int | None = None) -> Listener:
         """Return a listener of one job, which the caller closes.
@@ -208,6 +205,19 @@ class JobDesk:
         listener = self._parts.hub.listener()
         await listener.add(job_id, after)
         return listener
+
+    @property
+    def active_streams(self) -> int:
+        """How many jobs this process runs."""
+        return self._supervisor.running
+
+    def count_active_of(self, owner: str) -> int:
+        """Return how many jobs of ``owner`` this process runs."""
+        return self._supervisor.count_of(owner)
+
+    async def count_by_status(self) -> dict[str, int]:
+        """Return how many jobs are kept, by status."""
+        return await self._parts.store.count_by_status()
 
     def capacity(self) -> dict[str, Any]:
         """Return what is used and free, of streams and of each model."""

@@ -94,10 +94,10 @@ def list_jobs(connection: Connection, status: JobStatus | None, limit: int, offs
     return [job_of(row) for row in connection.execute(page).mappings()], total
 
 
-def count_active(connection: Connection) -> int:
-    """Return how many jobs are pending or running."""
-    query = select(func.count()).select_from(jobs).where(jobs.c.status.in_(ACTIVE))
-    return int(connection.execute(query).scalar_one())
+def count_by_status(connection: Connection) -> dict[str, int]:
+    """Return how many jobs are kept, by status."""
+    query = select(jobs.c.status, func.count().label("amount")).group_by(jobs.c.status)
+    return {row.status: row.amount for row in connection.execute(query)}
 
 
 def claim_jobs(connection: Connection, lease: Lease, *, everything: bool) -> list[StoredJob]:

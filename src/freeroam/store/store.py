@@ -149,9 +149,9 @@ class Store:
         """Return jobs, newest first, and how many match in all."""
         return await self._read(lambda connection: job_rows.list_jobs(connection, status, limit, offset))
 
-    async def count_active(self) -> int:
-        """Return how many jobs are pending or running."""
-        return await self._read(job_rows.count_active)
+    async def count_by_status(self) -> dict[str, int]:
+        """Return how many jobs are kept, by status."""
+        return await self._read(job_rows.count_by_status)
 
     async def claim_jobs(self, lease: Lease, *, everything: bool = False) -> list[StoredJob]:
         """Take over active jobs that nobody runs; see ``job_rows.claim_jobs``."""
