@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from freeroam.observability.logs import get_logger
 from freeroam.processes.child import ChildProcess, thread_environment
 from freeroam.processes.wire import Message
 from freeroam.vocabulary.model import ModelState, ModelWishes
+
+_REAP_S = 5.0
 
 log = get_logger(__name__)
 
@@ -200,7 +203,10 @@ class ReplicaProcess:
         )
         while (message := await child.wire.receive()) is not None:
             self._hear(message)
-        await child.aclose()
+        # A process that cannot be reaped (stuck in a driver) must not keep its successor from starting.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_REAP_S):
+                await child.aclose()
 
     def _hear(self, message: Message) -> None:
         kind = message["kind"]

@@ -11,10 +11,11 @@ import itertools
 from dataclasses import replace
 
 from freeroam.batching.batcher import Batcher, Ticket
-from freeroam.batching.policy import MAX_BATCH, BatchRules, Credit
+from freeroam.batching.policy import MAX_BATCH, BatchRules
 from freeroam.clock import Clock
 from freeroam.engines.alarm import Alarm
 from freeroam.engines.breaker import Breaker
+from freeroam.engines.credits import best_credit
 from freeroam.engines.forecast import Forecast
 from freeroam.engines.outputs import error_of, output_of
 from freeroam.engines.replica_process import Call, Loss, ReplicaProcess
@@ -297,9 +298,10 @@ class ServedModel:
     def _dispatch(self, now_s: float) -> float | None:
         """Send batches while there is credit; return after how long to try again, if time alone changes anything."""
         while len(self._batcher):
-            replica, credit = self._best_credit(now_s)
-            if replica is None or credit is None:
+            best = best_credit(self._ready, self._forecast, now_s)
+            if best is None:
                 return None
+            replica, credit = best
             expected_s = self._forecast.expect_s(self._batcher.rules.max_batch) or 0.0
             tickets, wait_s = self._batcher.next_batch(credit, expected_s, LEAD_S)
             if not tickets:
@@ -307,33 +309,6 @@ class ServedModel:
             self._send(replica, tickets)
         self._share_out()
         return None
-
-    def _best_credit(self, now_s: float) -> tuple[ReplicaProcess | None, Credit | None]:
-        """Return the replica that wants a batch first, and how much; one that is overdue comes last."""
-        best: tuple[float, ReplicaProcess | None, Credit | None] = (float("inf"), None, None)
-        for replica in self._ready:
-            credit = self._credit_of(replica, now_s)
-            if credit is None:
-                continue
-            rank = 3e6 if credit.free_in_s is None else credit.free_in_s
-            if rank < best[0]:
-                best = (rank, replica, credit)
-        return best[1], best[2]
-
-    def _credit_of(self, replica: ReplicaProcess, now_s: float) -> Credit | None:
-        slots = replica.wishes.max_batch
-        if replica.wishes.streams_text:
-            free = slots - replica.open_questions
-            return Credit(free) if free > 0 else None
-        if not replica.calls:
-            return Credit(slots)
-        if len(replica.calls) > 1:
-            return None
-        expected_s = self._forecast.expect_s(len(next(iter(replica.calls.values())).tickets))
-        if expected_s is None:
-            return Credit(slots, None)
-        rest_s = expected_s - (now_s - replica.begun_s)
-        return Credit(slots, rest_s) if rest_s > 0 else Credit(slots, None)
 
     def _share_out(self) -> None:
         """Give an idle replica the batch that waits behind another's, so that no request waits while one is idle."""

@@ -178,10 +178,10 @@ class _Reading:
             self._negation = _WIDE
             self._tokens[self._at + len(phrase)] = "except"
 
-    def _read_other(self, token: str) -> None:
+    def _read_other(self, word: str) -> None:
         """A word of no meaning here; some of them end the reach of a negation."""
-        is_list_end = token == "," and self._negation == _NARROW
-        if token in _STOPS or token in _SCOPE_ENDS or is_list_end:
+        is_list_end = word == "," and self._negation == _NARROW
+        if word in _STOPS or word in _SCOPE_ENDS or is_list_end:
             self._negation = None
 
     def _names_follow(self, offset: int) -> bool:
@@ -206,12 +206,12 @@ _LONGEST = 4
 
 @cache
 def _phrases() -> dict[tuple[str, ...], frozenset[int]]:
-    """Return every phrase, singular and plural, with the classes it means."""
+    """Return every phrase, singular and plural (persons as well as people), with the classes it means."""
     numbers = {name: frozenset({number}) for number, name in enumerate(CLASSES)}
     table: dict[tuple[str, ...], frozenset[int]] = {}
 
     def put(text: str, meant: frozenset[int]) -> None:
-        for form in (text, plural(text)):
+        for form in (text, plural(text), f"{text}s"):
             words = tuple(re.sub(r"'s$", "", word) for word in form.split(" "))
             table[words] = table.get(words, frozenset()) | meant
 
