@@ -12,8 +12,15 @@ from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_v
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
+from freeroam.api.parts import ApiConfig
+from freeroam.engines.specs import EngineConfig, ModelSpec
+from freeroam.jobs.parts import JobConfig
+from freeroam.security.keys import Key, read_keys_file
 from freeroam.security.limits import RateConfig
 from freeroam.security.redaction import redact_url
+from freeroam.sources.decoding.values import DecoderConfig
+from freeroam.sources.reconnecting import SourceConfig
+from freeroam.sources.redis_stream import RedisConfig
 from freeroam.vocabulary.errors import ConfigurationError
 
 LATER_SETTINGS = {
@@ -186,11 +193,6 @@ class Settings(BaseSettings):
         return self
 
     @property
-    def rates(self) -> RateConfig:
-        """Rate limits, read from ``RATE_LIMIT_PER_MINUTE`` and ``RATE_LIMITS``."""
-        return RateConfig(self.rate_limit_per_minute, dict(_read_limit(text) for text in self.rate_limits))
-
-    @property
     def proxy_networks(self) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
         """``TRUSTED_PROXIES`` as networks."""
         return tuple(ipaddress.ip_network(text, strict=False) for text in self.trusted_proxies)
@@ -210,6 +212,92 @@ class Settings(BaseSettings):
         if self.database_url is not None:
             return self.database_url.get_secret_value()
         return f"sqlite:///{(self.data_dir / 'freeroam.db').resolve()}"
+
+    def key_list(self) -> tuple[Key, ...]:
+        """Return the keys of ``API_KEY`` and ``API_KEYS_FILE``."""
+        keys = [Key.of_text("api-key", self.api_key.get_secret_value())] if self.api_key else []
+        if self.api_keys_file:
+            keys += read_keys_file(self.api_keys_file)
+        return tuple(keys)
+
+    def api_config(self) -> ApiConfig:
+        """Return what the api must know."""
+        return ApiConfig(
+            keys=self.key_list(),
+            allow_anonymous=self.allow_anonymous,
+            trusted_proxies=self.proxy_networks,
+            own_names=(self.host.lower(),),
+            cors_origins=self.cors_origins,
+            metrics_public=self.metrics_public,
+            enable_metrics=self.enable_metrics,
+            rates=RateConfig(self.rate_limit_per_minute, dict(_read_limit(text) for text in self.rate_limits)),
+            max_connections=self.max_connections,
+            max_body_bytes=self.max_body_bytes,
+            request_timeout_s=self.request_timeout,
+            stream_idle_timeout_s=self.stream_idle_timeout,
+            root_path=self.root_path,
+        )
+
+    def job_config(self) -> JobConfig:
+        """Return what jobs may be."""
+        return JobConfig(
+            default_fps=self.default_fps,
+            max_fps=self.max_fps,
+            max_tokens=self.max_tokens,
+            max_concurrent_streams=self.max_concurrent_streams,
+            max_batch_size=self.max_batch_size,
+            retention_s=self.results_retention_hours * 3600.0,
+            cleanup_interval_s=self.memory_cleanup_interval,
+            lease_timeout_s=self.lease_timeout,
+        )
+
+    def model_specs(self) -> tuple[ModelSpec, ...]:
+        """Return the models to load at the start; a class of one's own is called by its class name."""
+        spec = ModelSpec(
+            name=self.model_type.rpartition(":")[2].rpartition(".")[2],
+            version=self.model_version,
+            model_type=self.model_type,
+            model_path=self.model_path,
+            device=self.device,
+            replicas=self.num_replicas,
+            max_batch=self.max_batch_size,
+            max_batch_wait_ms=self.max_batch_wait_ms,
+        )
+        return (spec,)
+
+    def engine_config(self) -> EngineConfig:
+        """Return what holds for all models."""
+        return EngineConfig(
+            max_queue=self.max_queue,
+            max_priority_wait_s=self.max_priority_wait,
+            load_timeout_s=self.model_load_timeout,
+            inference_timeout_s=self.inference_timeout,
+        )
+
+    def decoder_config(self) -> DecoderConfig:
+        """Return how decoding is bounded."""
+        return DecoderConfig(
+            max_pixels=self.max_pixels,
+            connect_timeout_s=self.source_open_timeout,
+            read_timeout_s=self.source_read_timeout,
+        )
+
+    def source_config(self) -> SourceConfig:
+        """Return how patient reconnecting is."""
+        return SourceConfig(
+            open_timeout_s=self.source_open_timeout,
+            stall_timeout_s=self.source_stall_timeout,
+            max_retries=self.source_max_retries,
+        )
+
+    def redis_config(self) -> RedisConfig:
+        """Return where the operator's own Redis is."""
+        return RedisConfig(
+            url=self.full_redis_url,
+            connect_timeout_s=self.source_open_timeout,
+            read_timeout_s=self.source_read_timeout,
+            max_pixels=self.max_pixels,
+        )
 
 
 class _SecretFiles(PydanticBaseSettingsSource):

@@ -10,7 +10,6 @@ from fastapi.responses import JSONResponse, Response
 from freeroam.api.parts import TheParts
 from freeroam.api.problems import responses
 from freeroam.observability.metrics import CONTENT_TYPE
-from freeroam.vocabulary.job import JobStatus
 
 router = APIRouter(tags=["metrics"])
 
@@ -32,6 +31,5 @@ async def get_metrics(
     """Return Prometheus text, or with ``format=json`` or ``Accept: application/json`` each model's statistics."""
     if metrics_format == "json" or (metrics_format is None and "application/json" in accept):
         return JSONResponse({model.name: model.statistics for model in parts.engine.list_models()})
-    counts = await parts.desk.count_by_status()
-    parts.metrics.set_states(parts.metrics.jobs, counts, [status.value for status in JobStatus])
+    await parts.refresh_metrics()
     return Response(parts.metrics.render(), media_type=CONTENT_TYPE)

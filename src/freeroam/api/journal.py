@@ -44,6 +44,7 @@ class Journal:
         request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         scope["freeroam.request_id"] = request_id
         scope["freeroam.transport"] = getattr(getattr(receive, "__self__", None), "transport", None)
+        path = path_of(scope)  # now, because a mounted application shortens it
         began_s = self._clock.monotonic_s()
         status = 0
 
@@ -59,16 +60,16 @@ class Journal:
         try:
             await self._app(scope, receive, send_with_id)
         except Exception:
-            log.exception("request_failed", request_id=request_id, path=path_of(scope))
+            log.exception("request_failed", request_id=request_id, path=path)
             if status:
                 _abort(scope)
             else:
                 message = "Internal error; the log has it under this X-Request-ID"
                 await ProblemResponse(500, message, {"request_id": request_id})(scope, receive, send_with_id)
         finally:
-            self._write(scope, status, self._clock.monotonic_s() - began_s)
+            self._write(scope, path, status, self._clock.monotonic_s() - began_s)
 
-    def _write(self, scope: Scope, status: int, duration_s: float) -> None:
+    def _write(self, scope: Scope, path: str, status: int, duration_s: float) -> None:
         method = scope.get("method", "WEBSOCKET")
         route = getattr(scope.get("route"), "path", "unknown")
         label = method if method in _METHODS or method == "WEBSOCKET" else "other"
@@ -76,7 +77,6 @@ class Journal:
         if scope["type"] == "http" and not scope.get("freeroam.is_stream"):
             self._metrics.http_duration.labels(label, route).observe(duration_s)
         caller: Caller | None = scope.get("freeroam.caller")
-        path = path_of(scope)
         query = scope.get("query_string", b"").decode("latin-1")
         level = log.debug if _QUIET.fullmatch(path) and status < 400 else log.info
         level(

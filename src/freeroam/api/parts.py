@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -77,6 +78,7 @@ class Parts:
     """The parts behind the routes.
 
     Attributes:
+        refresh_metrics: Brings gauges up to date before they are read.
         started_monotonic_s: When the service started.
     """
 
@@ -87,6 +89,7 @@ class Parts:
     clock: Clock
     metrics: Metrics
     lifecycle: Lifecycle
+    refresh_metrics: Callable[[], Awaitable[None]]
     store: Store
     started_monotonic_s: float
 

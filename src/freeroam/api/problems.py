@@ -150,6 +150,8 @@ def explain_validation(problems: Sequence[Mapping[str, Any]]) -> tuple[str, list
 
 def _field_of(item: Mapping[str, Any]) -> str:
     location = [str(part) for part in item.get("loc", ())]
+    if item.get("type") == "json_invalid":
+        return ""
     if location and location[0] in {"body", "query", "path", "header"}:
         location = location[1:]
     return redact_text(".".join(location))[:200]
