@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeAlias, TypeVar
 
-from freeroam.vocabulary.cadence import TOLERANCE_SHARE, Cadence
+from freeroam.vocabulary.cadence import RESTART_INTERVALS, TOLERANCE_SHARE, Cadence
 
 KEYFRAMES = "keyframes"
 REFERENCES = "references"
@@ -197,7 +197,9 @@ class LiveSelector(Generic[PayloadT]):
         self._key_s = 0.0
         self._newest_s = 0.0
         self._key_spacings_s: list[float] = []
-        self._reference_s: float | None = None
+        self._reference_s = 0.0
+        self._step_s = 0.0
+        self._is_overdue = False
         self._reference_gap_s: float | None = None
         self._group_gap_s = 0.0
 
@@ -213,7 +215,8 @@ class LiveSelector(Generic[PayloadT]):
             if not unit.is_key and self.skipped < KEYLESS_UNITS:
                 self.skipped += 1
                 return []
-            self._is_started, self._key_s, self._newest_s = True, unit.time_s, unit.time_s
+            self._is_started, self._key_s = True, unit.time_s
+            self._newest_s = self._reference_s = unit.time_s
         self._measure(unit)
         steps: Steps[PayloadT] = []
         if unit.is_key:
@@ -241,41 +244,48 @@ class LiveSelector(Generic[PayloadT]):
         return [*self._release(), None]
 
     def _release(self) -> Steps[PayloadT]:
-        keeps_all = self.mode == ALL
+        keeps_all = self.mode == ALL or self._is_overdue
         steps: Steps[PayloadT] = [payload for unit, payload in self._held if unit.is_reference or keeps_all]
         self._held, self._is_alone = [], False
         return steps
 
     def _is_due(self, unit: Unit, cadence: Cadence) -> bool:
+        """Return whether a sample is due that must not be waited for any longer."""
+        self._is_overdue = False
         if cadence.next_due_s is None:
             return True
         due_s = cadence.next_due_s - TOLERANCE_SHARE * cadence.interval_s
+        if unit.time_s < due_s - RESTART_INTERVALS * max(cadence.interval_s, 0.25):
+            return True
+        # The last moment at which this sample is not yet the next one's.
+        self._is_overdue = self._newest_s + self._step_s > due_s + cadence.interval_s
         if self.mode == KEYFRAMES and not unit.is_key:
             wait_s = LATE_KEY_SHARE * max(self._key_spacings_s)
-            return self._newest_s >= due_s and unit.time_s > self._key_s + wait_s
-        jumped_back = unit.time_s < due_s - 4 * max(cadence.interval_s, 0.25)
-        return self._newest_s >= due_s or jumped_back
+            return self._newest_s >= due_s and (self._is_overdue or unit.time_s > self._key_s + wait_s)
+        newest_s = self._reference_s if self.mode == REFERENCES else self._newest_s
+        return newest_s >= due_s or self._is_overdue
 
     def _choose(self, interval_s: float) -> str:
         spacings = self._key_spacings_s
         if len(spacings) >= 2 and max(spacings) <= interval_s * (1 + TOLERANCE_SHARE):
             return KEYFRAMES
-        if self._reference_gap_s is not None and self._reference_gap_s <= interval_s:
+        if self._reference_gap_s is not None and max(self._reference_gap_s, self._group_gap_s) <= interval_s:
             return REFERENCES
         return ALL
 
     def _measure(self, unit: Unit) -> None:
-        """Learn how far apart keyframes and references are shown."""
+        """Learn how far apart keyframes, references and pictures are shown."""
+        if unit.is_key and unit.time_s < self._key_s:
+            self._key_spacings_s, self._reference_gap_s = [], None
+        elif unit.is_key and unit.time_s > self._key_s:
+            self._key_spacings_s = [*self._key_spacings_s, unit.time_s - self._key_s][-4:]
+            self._reference_gap_s = max(self._group_gap_s, unit.time_s - self._reference_s)
         if unit.is_key:
-            if unit.time_s > self._key_s:
-                self._key_spacings_s = [*self._key_spacings_s, unit.time_s - self._key_s][-4:]
-                self._reference_gap_s = max(self._group_gap_s, 0.0)
-            elif unit.time_s < self._key_s:
-                self._key_spacings_s = []
-            self._key_s, self._newest_s, self._group_gap_s = unit.time_s, unit.time_s, 0.0
-            self._reference_s = unit.time_s
+            self._key_s = self._newest_s = self._reference_s = unit.time_s
+            self._group_gap_s = 0.0
             return
-        self._newest_s = max(self._newest_s, unit.time_s)
-        if unit.is_reference and self._reference_s is not None and unit.time_s > self._reference_s:
+        if unit.time_s > self._newest_s:
+            self._step_s, self._newest_s = unit.time_s - self._newest_s, unit.time_s
+        if unit.is_reference and unit.time_s > self._reference_s:
             self._group_gap_s = max(self._group_gap_s, unit.time_s - self._reference_s)
             self._reference_s = unit.time_s

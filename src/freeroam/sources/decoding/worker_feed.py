@@ -15,7 +15,7 @@ from av.video.stream import VideoStream
 
 from freeroam.sources.decoding.nal import PictureReader
 from freeroam.sources.decoding.policy import GroupSelector, LiveSelector, Unit
-from freeroam.sources.decoding.worker_input import Closed, Gate, PushInput, SeekInput
+from freeroam.sources.decoding.worker_input import Closed, Gate, PacketInput, PushInput, SeekInput
 from freeroam.sources.decoding.worker_opening import Limits, open_bytes, open_relay, seek_before, video_of
 from freeroam.sources.decoding.worker_scaling import Scaler
 from freeroam.vocabulary.cadence import Cadence
@@ -78,7 +78,8 @@ class FeedThread:
     def _make_input(self, size_bytes: int | None) -> PushInput | SeekInput:
         number = self.number
         if size_bytes is None:
-            return PushInput(self.gate, lambda count: self._send({"op": "read", "feed": number, "bytes": count}))
+            form = PacketInput if self._asked["container"] == "rtp" else PushInput
+            return form(self.gate, lambda count: self._send({"op": "read", "feed": number, "bytes": count}))
         return SeekInput(
             self.gate,
             size_bytes,

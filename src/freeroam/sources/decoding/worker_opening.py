@@ -10,7 +10,7 @@ from av.container import InputContainer
 from av.error import FFmpegError
 from av.video.stream import VideoStream
 
-from freeroam.sources.decoding.worker_input import READ_BYTES, Gate, PushInput, SeekInput
+from freeroam.sources.decoding.worker_input import READ_BYTES, Gate, PacketInput, PushInput, SeekInput
 from freeroam.vocabulary.errors import SourceError, SourceErrorCode
 
 DEMUXERS = {
@@ -34,6 +34,14 @@ RELAY_OPTIONS = {
     "analyzeduration": "1000000",
     "fflags": "nobuffer",
 }
+PACKET_OPTIONS = {
+    "sdp_flags": "custom_io",
+    "protocol_whitelist": "none",
+    "analyzeduration": "1000000",
+    "reorder_queue_size": "0",
+}
+PACKET_BUFFER_BYTES = 256 * 1024
+"""Room for a whole packet (at most 64 KiB) in each read of the demuxer, which never takes the last 32 KiB."""
 LOOPBACK = "rtsp://127.0.0.1:"
 SEEK_BACK_S = (0.0, 12.0, 60.0)
 """How far before the wanted time to look for a keyframe, in containers that do not list them."""
@@ -69,6 +77,9 @@ def open_bytes(source: PushInput | SeekInput, container: str | None, limits: Lim
     Raises:
         FFmpegError: It is no such container.
     """
+    if isinstance(source, PacketInput):
+        options = {**PACKET_OPTIONS, "max_pixels": str(limits.max_pixels), "threads": "1"}
+        return av.open(source, "r", "sdp", options=options, buffer_size=PACKET_BUFFER_BYTES)
     options = {**BYTES_OPTIONS, "max_pixels": str(limits.max_pixels), "threads": "1"}
     demuxer = None if container is None else DEMUXERS[container]
     opened: InputContainer = av.open(source, "r", demuxer, options=options, buffer_size=READ_BYTES)

@@ -143,7 +143,8 @@ class PictureThread:
             assert isinstance(created, VideoCodecContext)
             context = created
             context.thread_count = 1
-            context.options = {"max_pixels": str(self._limits.max_pixels)}
+            # A picture that was cut off is an error, not a picture with a grey rest.
+            context.options = {"max_pixels": str(self._limits.max_pixels), "err_detect": "explode"}
             if halvings:
                 context.options |= {"lowres": str(halvings)}
             self._contexts[form, halvings] = context
