@@ -38,21 +38,31 @@ FrameQueue = asyncio.Queue[RunFrame | SourceError | None]
 class FeedRun:
     """A feed with the task that moves its frames into ``queue``; ``async with`` opens and closes it.
 
+    A run may be opened while the one before it still gives frames: it decodes ahead, and its own frames come after.
+
     Args:
         feed: Not yet entered.
         queue: Bounded, so that decoding goes at the pace of whoever takes frames.
         facts: Of the source; filled in as the video becomes known.
+        after: The run whose frames come first.
+        container: What the feed carries.
+        init: Init section that it begins with.
 
     Attributes:
-        container: What the feed carries.
-        init: Init section that it began with.
         end_s: Stream time where the bytes given so far end; None where unknown.
         frames: How many frames came out.
         failure: Why it ended before its bytes did.
     """
 
     def __init__(
-        self, feed: Feed, queue: FrameQueue, facts: SourceFacts, container: str | None = None, init: bytes | None = None
+        self,
+        feed: Feed,
+        queue: FrameQueue,
+        facts: SourceFacts,
+        *,
+        after: FeedRun | None = None,
+        container: str | None = None,
+        init: bytes | None = None,
     ) -> None:
         self.container = container
         self.init = init
@@ -62,11 +72,23 @@ class FeedRun:
         self._feed = feed
         self._queue = queue
         self._facts = facts
+        self._after = None if after is None else after._pump
         self._pump: asyncio.Task[None] | None = None
         self._starts_s: list[float] = []
         self._dates_s: list[float | None] = []
 
     async def __aenter__(self) -> Self:
+        """Open it."""
+        await self.open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close it."""
+        await self.aclose()
+
+    async def open(self) -> None:
         """Take a decoder.
 
         Raises:
@@ -74,11 +96,8 @@ class FeedRun:
         """
         await self._feed.__aenter__()
         self._pump = asyncio.create_task(self._move_frames(), name="move frames")
-        return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def aclose(self) -> None:
         """End the decoder's work at once."""
         if self._pump is not None:
             self._pump.cancel()
@@ -110,14 +129,22 @@ class FeedRun:
         """Ask for another rate."""
         self._feed.change_wish(wish)
 
+    def end(self) -> None:
+        """Give no more bytes."""
+        self._feed.end()
+
     async def finish(self) -> SourceError | None:
-        """Give no more bytes and wait until every frame is in the queue; return what went wrong, if anything did."""
+        """Give no more bytes, wait until every frame is in the queue and close; return what went wrong, if any did."""
         self._feed.end()
         if self._pump is not None:
             await self._pump
+        await self._feed.aclose()
         return self.failure
 
     async def _move_frames(self) -> None:
+        if self._after is not None:
+            await asyncio.wait({self._after})
+            self._after = None
         try:
             async for decoded in self._feed.decoded():
                 if self.end_s is not None and decoded.time_s > self.end_s + TIME_TOLERANCE_S:

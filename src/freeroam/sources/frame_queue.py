@@ -12,6 +12,9 @@ from freeroam.sources.feed_run import FrameQueue, RunFrame
 from freeroam.vocabulary.errors import SourceError, SourceErrorCode
 from freeroam.vocabulary.frame import Frame
 
+TIMER_LATENESS_S = 0.001
+"""Timers of the event loop have steps of a millisecond and fire after their time, never before."""
+
 log = get_logger(__name__)
 
 
@@ -40,8 +43,8 @@ async def hand_out(
             due_s = now_s
             if is_paced():
                 due_s = pacer.due_monotonic_s(item.decoded.time_s, now_s)
-                if due_s > now_s:
-                    await clock.sleep(due_s - now_s)
+                if due_s > now_s + TIMER_LATENESS_S:
+                    await clock.sleep(due_s - now_s - TIMER_LATENESS_S)
             yield _frame(item, due_s, clock.epoch_s())
     finally:
         task.cancel()

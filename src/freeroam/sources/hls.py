@@ -6,8 +6,9 @@ be had, and an hour begin a new run. Only one rendition is fetched, the smallest
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack, aclosing
+from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
 
@@ -22,6 +23,7 @@ from freeroam.sources.hls_reloading import PlaylistReader
 from freeroam.sources.hls_schedule import Planned, Schedule
 from freeroam.sources.hls_segments import SegmentBytes, SegmentReader
 from freeroam.sources.source import Source, SourceFactory, SourceFacts, SourceRequest
+from freeroam.vocabulary.cadence import TOLERANCE_SHARE
 from freeroam.vocabulary.errors import SourceError, SourceErrorCode
 from freeroam.vocabulary.frame import Frame, FrameWish
 
@@ -113,8 +115,8 @@ class HlsSource:
         self._resume_s = _stream_time_s(request.resume_after)
         self._next_due_s = request.resume_due_s
         self._run: FeedRun | None = None
+        self._ending_run: FeedRun | None = None
         self._run_began_s = 0.0
-        self._run_stack = AsyncExitStack()
         self._bad_segments = 0
         self._bad_runs = 0
         self._must_break = False
@@ -156,12 +158,15 @@ class HlsSource:
                 if planned is not None:
                     await self._play(planned, queue, schedule)
                 elif not schedule.is_over:
-                    schedule.update(await self._playlists.reload(self._stop_if_hopeless))
+                    schedule.update(await self._playlists.reload(self._settle_failed_run))
             await self._end_run()
+            await self._settle_run()
             if not self._has_given_frames and self._last_failure is not None:
                 raise self._last_failure
         finally:
-            await self._run_stack.aclose()
+            for run in (self._ending_run, self._run):
+                if run is not None:
+                    await run.aclose()
 
     async def _play(self, planned: Planned, queue: FrameQueue, schedule: Schedule) -> None:
         """Fetch one segment and hand it to the decoder; a bad one is counted and passed over."""
@@ -208,7 +213,9 @@ class HlsSource:
             return
         self._bad_segments = 0
         if not takes_more:
+            self._must_break = True
             await self._end_run()
+            await self._settle_run()
 
     def _note_bad(self, planned: Planned, error: SourceError) -> None:
         """Count a segment that could not be had; the next good one begins a new run."""
@@ -229,6 +236,10 @@ class HlsSource:
             raise error
 
     async def _begin_run(self, planned: Planned, data: SegmentBytes, queue: FrameQueue) -> None:
+        """Open a demuxer, which decodes ahead while the run before it still gives frames."""
+        before = self._ending_run
+        if before is not None and before.next_due_s is not None:
+            self._next_due_s = _next_on_grid(before.next_due_s, planned.time_s, self._wish.fps)
         # A clock that was set back must not make the stream wait until it is where it was.
         is_near = self._resume_s is not None and 0 <= self._resume_s - planned.time_s <= planned.segment.duration_s + 1
         shape = FeedShape(
@@ -238,25 +249,34 @@ class HlsSource:
             skip_until_s=self._resume_s if is_near else None,
             starts_at_s=planned.time_s,
         )
-        run = FeedRun(self._decoders.open_feed(shape), queue, self.facts, data.container, data.init)
-        self._run = await self._run_stack.enter_async_context(run)
+        feed = self._decoders.open_feed(shape)
+        run = FeedRun(feed, queue, self.facts, after=before, container=data.container, init=data.init)
+        await run.open()
+        self._run = run
         self._run_began_s = planned.time_s
         self._must_break = False
         if data.init is not None:
             await run.write(data.init)
 
     async def _end_run(self) -> None:
-        """Let the decoder finish the present run, and judge how it went.
+        """Give the present run no more bytes; the one before it must be done by now."""
+        await self._settle_run()
+        self._ending_run, self._run = self._run, None
+        if self._ending_run is not None:
+            self._ending_run.end()
+
+    async def _settle_run(self) -> None:
+        """Wait for the run that is ending, and judge how it went.
 
         Raises:
             SourceError: The decoder process is gone, or gave up several runs in a row.
         """
-        run, self._run = self._run, None
+        run = self._ending_run
         if run is None:
             return
         failure = await run.finish()
+        self._ending_run = None
         self._next_due_s = run.next_due_s
-        await self._run_stack.aclose()
         if run.frames:
             self._bad_runs = 0
             self._has_given_frames = True
@@ -272,11 +292,16 @@ class HlsSource:
         if self._bad_runs >= BAD_RUNS:
             raise failure
 
-    async def _stop_if_hopeless(self) -> None:
-        """Before a wait for more: end a run that failed, so that a lost decoder is told at once."""
+    async def _settle_failed_run(self) -> None:
+        """Before a wait for more: judge a run that failed, so that a stream without hope is given up in time."""
         if self._run is not None and self._run.failure is not None:
-            self._must_break = True
             await self._end_run()
+            await self._settle_run()
+
+
+def _next_on_grid(due_s: float, time_s: float, fps: float) -> float:
+    """Return the first due time at or after ``time_s`` of the grid that ``due_s`` is on."""
+    return due_s + max(0, math.ceil((time_s - due_s) * fps - TOLERANCE_SHARE)) / fps
 
 
 def _stream_time_s(frame_id: str | None) -> float | None:
