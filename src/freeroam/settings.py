@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -343,6 +344,11 @@ def load_settings(**overrides: Any) -> Settings:
         return Settings(**overrides)
     except ValidationError as error:
         raise ConfigurationError("; ".join(_explain(dict(item)) for item in error.errors())) from None
+
+
+def set_but_unused() -> list[str]:
+    """Return the names of ``LATER_SETTINGS`` that are set in the environment."""
+    return [name for name in LATER_SETTINGS if os.environ.get(name)]
 
 
 def allowed_values(name: str) -> str:

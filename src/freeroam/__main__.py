@@ -1,0 +1,9 @@
+"""``python -m freeroam``."""
+
+from __future__ import annotations
+
+import sys
+
+from freeroam.cli import main
+
+sys.exit(main())
