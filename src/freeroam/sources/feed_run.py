@@ -136,6 +136,10 @@ class FeedRun:
     async def finish(self) -> SourceError | None:
         """Give no more bytes, wait until every frame is in the queue and close; return what went wrong, if any did."""
         self._feed.end()
+        return await self.wait()
+
+    async def wait(self) -> SourceError | None:
+        """Wait until every frame is in the queue and close; return what went wrong, if anything did."""
         if self._pump is not None:
             await self._pump
         await self._feed.aclose()

@@ -270,6 +270,11 @@ class Response:
         return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else None
 
     @property
+    def has_end(self) -> bool:
+        """Whether the body says itself where it ends, so that a closed connection is no end but a break."""
+        return self.length_bytes is not None or "chunked" in self.header("transfer-encoding").lower()
+
+    @property
     def total_bytes(self) -> int | None:
         """Length of the whole resource, also when only a part is sent; None where unknown."""
         if self.status != 206:

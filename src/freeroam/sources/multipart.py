@@ -1,0 +1,102 @@
+"""Takes the pictures out of a ``multipart/x-mixed-replace`` body as cameras send it, however loosely; pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from freeroam.vocabulary.errors import SourceError, SourceErrorCode
+
+MAX_HEAD_BYTES = 16 * 1024
+
+_BOUNDARY = re.compile(r"boundary\s*=\s*(\"(?P<quoted>[^\"]{1,200})\"|(?P<plain>[^;\s]{1,200}))", re.IGNORECASE)
+_LENGTH = re.compile(rb"^content-length\s*:\s*(\d{1,12})\s*$", re.IGNORECASE | re.MULTILINE)
+_BLANK_LINE = re.compile(rb"\r?\n[ \t]*\r?\n")
+
+
+class MultipartParser:
+    """Cuts a body into parts as it arrives.
+
+    A part with a ``Content-Length`` is taken by it, so that a boundary's bytes inside a picture do no harm; one without
+    is searched for the next boundary. A boundary that the header names with its dashes, or that no header names, is
+    taken as the body shows it.
+
+    Args:
+        content_type: The whole header.
+        max_part_bytes: Longest part accepted.
+    """
+
+    def __init__(self, content_type: str, max_part_bytes: int) -> None:
+        match = _BOUNDARY.search(content_type)
+        named = (match["quoted"] or match["plain"]) if match else ""
+        self._mark = b"--" + named.removeprefix("--").encode("latin-1", "replace") if named else b""
+        self._max_part_bytes = max_part_bytes
+        self._buffer = bytearray()
+        self._body_start = -1
+        self._length: int | None = None
+        self._searched = 0
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """Add bytes and give every part that is complete now, without its headers.
+
+        Raises:
+            SourceError: ``bad_data``: a part or its headers are too long.
+        """
+        self._buffer += data
+        while True:
+            if self._body_start < 0 and not self._find_head():
+                return
+            part = self._take_body()
+            if part is None:
+                return
+            if part:
+                yield part
+
+    def _find_head(self) -> bool:
+        """Find the next part's headers; return whether all of them are there."""
+        buffer = self._buffer
+        if not self._mark:
+            self._mark = self._guess_mark()
+        start = buffer.find(self._mark) if self._mark else -1
+        blank = _BLANK_LINE.search(buffer, start + len(self._mark)) if start >= 0 else None
+        if blank is None:
+            if len(buffer) > MAX_HEAD_BYTES + (max(start, 0)):
+                raise SourceError(SourceErrorCode.BAD_DATA, "the parts of the stream have no readable headers")
+            return False
+        length = _LENGTH.search(buffer[start : blank.end()].replace(b"\r", b""))
+        self._length = int(length[1]) if length else None
+        if self._length is not None and self._length > self._max_part_bytes:
+            raise self._too_long()
+        self._body_start = blank.end()
+        self._searched = self._body_start
+        return True
+
+    def _take_body(self) -> bytes | None:
+        """Return the part whose headers were read, once it is complete."""
+        buffer = self._buffer
+        if self._length:
+            end = self._body_start + self._length
+            if len(buffer) < end:
+                return None
+        else:
+            end = buffer.find(self._mark, self._searched)
+            if end < 0:
+                self._searched = max(self._body_start, len(buffer) - len(self._mark))
+                if len(buffer) - self._body_start > self._max_part_bytes:
+                    raise self._too_long()
+                return None
+        part = bytes(buffer[self._body_start : end])
+        if not self._length:
+            part = part.removesuffix(b"\n").removesuffix(b"\r")
+        del buffer[:end]
+        self._body_start = -1
+        return part
+
+    def _guess_mark(self) -> bytes:
+        """Return the first line that begins with two dashes, once it is complete."""
+        match = re.search(rb"(?:^|\n)(--[^\r\n]{1,200})\r?\n", self._buffer)
+        return match[1] if match else b""
+
+    def _too_long(self) -> SourceError:
+        message = f"a part of the stream is longer than {self._max_part_bytes} bytes"
+        return SourceError(SourceErrorCode.BAD_DATA, message)
