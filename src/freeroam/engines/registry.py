@@ -53,7 +53,7 @@ class Registry:
         versions = self._models.get(name)
         if versions is None:
             raise NotFound(f"Model {name} not found; there are: {', '.join(self._models)}")
-        found = versions.get(version or self._active[name])
+        found = versions.get(self._active[name] if version is None else version)
         if found is None:
             raise NotFound(f"Model {name} has no version {version}; there are: {', '.join(versions)}")
         return found

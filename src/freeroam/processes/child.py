@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import sys
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -43,6 +44,7 @@ class ChildProcess:
     def __init__(self, process: asyncio.subprocess.Process, wire: Wire, lifeline_fd: int, name: str) -> None:
         self._process = process
         self._lifeline_fd: int | None = lifeline_fd
+        self._pidfd = _descriptor_of(process.pid)
         self._last_lines: deque[str] = deque(maxlen=_LAST_LINES)
         self.wire = wire
         self.name = name
@@ -115,13 +117,11 @@ class ChildProcess:
 
     def terminate(self) -> None:
         """Send SIGTERM; nothing if it has ended."""
-        with contextlib.suppress(ProcessLookupError):
-            self._process.terminate()
+        self._signal(signal.SIGTERM)
 
     def kill(self) -> None:
         """Send SIGKILL, which ends a stopped process too; nothing if it has ended."""
-        with contextlib.suppress(ProcessLookupError):
-            self._process.kill()
+        self._signal(signal.SIGKILL)
 
     async def aclose(self, grace_s: float = 0.0) -> None:
         """End it: close the wire, which is the polite word, and kill it if it lives after ``grace_s`` seconds."""
@@ -136,6 +136,20 @@ class ChildProcess:
             self._cut_lifeline()
             await asyncio.shield(self._end())
 
+    def _signal(self, number: signal.Signals) -> None:
+        """Signal by descriptor, which names this process even when its number is in use again.
+
+        The methods of ``asyncio``'s process are of no use: they reap a process that has just ended, and then its exit
+        status is lost.
+        """
+        if self.returncode is not None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            if self._pidfd is not None:
+                signal.pidfd_send_signal(self._pidfd, number)
+            else:
+                os.kill(self.pid, number)
+
     async def _end(self) -> None:
         await self._watching
         # A grandchild may hold the pipe open for ever.
@@ -147,6 +161,9 @@ class ChildProcess:
         status = await self._process.wait()
         self.wire.finish()
         self._cut_lifeline()
+        if self._pidfd is not None:
+            os.close(self._pidfd)
+            self._pidfd = None
         if self.wire.failure is not None:
             log.error("wire_broken", child=self.name, pid=self.pid, why=self.wire.failure)
         log.debug("child_ended", child=self.name, pid=self.pid, status=status)
@@ -177,6 +194,16 @@ class ChildProcess:
             log.info("child_output", child=self.name, line=text)
         if len(texts) > _LINES_PER_CHUNK:
             log.warning("child_output_dropped", child=self.name, lines=len(texts) - _LINES_PER_CHUNK)
+
+
+def _descriptor_of(pid: int) -> int | None:
+    """Return a descriptor of a process, where the system has such; the process must not have been reaped yet."""
+    if sys.platform != "linux":
+        return None
+    try:
+        return os.pidfd_open(pid)
+    except OSError:
+        return None
 
 
 def _environment(extra: Mapping[str, str]) -> dict[str, str]:
