@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 import orjson
 
-from freeroam.vocabulary.errors import NotFound
+from freeroam.vocabulary.errors import NotFound, StoreError
 from freeroam.vocabulary.job import TERMINAL_STATUSES, Job
 from freeroam.vocabulary.result import Event, EventKind
 
@@ -24,7 +24,7 @@ from freeroam.vocabulary.result import Event, EventKind
 class StoredResults(Protocol):
     """What a listener reads to catch up; ``store.Store`` has it."""
 
-    async def results_after(self, job_id: str, after: int, limit: int) -> list[tuple[int, bytes]]:
+    def results_after(self, job_id: str, after: int, limit: int) -> Coroutine[Any, Any, list[tuple[int, bytes]]]:
         """Return ``(id, JSON)`` of the results that follow ``after``, oldest first."""
         ...
 
@@ -50,6 +50,7 @@ class Following:
         position: Id of the last result given out.
         is_behind: Whether results after ``position`` must be read from the store.
         fresh: Results and pieces that came since.
+        reading: A page being read; kept when asking is given up, so that asking again does not read it again.
         status: The newest change of the job that was not given out yet.
         done: The job's end, given out after all results.
     """
@@ -58,6 +59,7 @@ class Following:
     position: int
     is_behind: bool = True
     fresh: deque[Event] = field(default_factory=deque)
+    reading: asyncio.Task[list[tuple[int, bytes]]] | None = None
     status: Event | None = None
     done: Event | None = None
 
@@ -67,7 +69,7 @@ class Following:
         Args:
             may_read: Whether stored results count; what came after them waits for them in any case.
         """
-        if self.fresh or (self.is_behind and may_read):
+        if self.fresh or self.reading or (self.is_behind and may_read):
             return True
         return not self.is_behind and (self.status is not None or self.done is not None)
 
@@ -136,7 +138,7 @@ class Listener:
     def is_ready(self) -> bool:
         """Whether the next event is at hand, without waiting and without reading the store."""
         following = self._following.get(self._turn[0]) if self._turn else None
-        return following is not None and bool(following.fresh)
+        return following is not None and bool(following.fresh) and following.reading is None
 
     def close(self) -> None:
         """Follow nothing any more; the iteration ends."""
@@ -226,7 +228,8 @@ class Listener:
         return None
 
     async def _take_of(self, following: Following) -> Event | None:
-        if not following.fresh and following.is_behind and not self._is_ending:
+        must_read = not following.fresh and following.is_behind and not self._is_ending
+        if must_read or following.reading is not None:
             await self._catch_up(following)
         while following.fresh:
             event = following.fresh.popleft()
@@ -252,22 +255,33 @@ class Listener:
         From here on new events are kept again, before the page is read: a result that is committed after the page was
         read is told afterwards and kept, one that is in both is told apart by its id.
         """
-        following.is_behind = False
+        if following.reading is None:
+            following.is_behind = False
+            read = self._results.results_after(following.job_id, following.position, self._config.page)
+            following.reading = asyncio.create_task(read)
+            following.reading.add_done_callback(_look_at)
         try:
-            page = await self._results.results_after(following.job_id, following.position, self._config.page)
-        except BaseException:
-            following.is_behind = True
+            page = await asyncio.shield(following.reading)
+        except StoreError:
+            following.reading, following.is_behind = None, True
             following.fresh.clear()
             raise
+        following.reading = None
         if len(page) == self._config.page:
             following.is_behind = True
             following.fresh.clear()
-        read = [Event(EventKind.RESULT, following.job_id, result_id, body) for result_id, body in page]
-        following.fresh.extendleft(reversed(read))
+        replayed = [Event(EventKind.RESULT, following.job_id, result_id, body) for result_id, body in page]
+        following.fresh.extendleft(reversed(replayed))
 
     def _drop(self, job_id: str) -> None:
         if self._following.pop(job_id, None) is not None:
             self._hub.unregister(job_id, self)
+
+
+def _look_at(reading: asyncio.Task[list[tuple[int, bytes]]]) -> None:
+    """Fetch the error of a reading that nobody waits for any more, so that it is not logged as forgotten."""
+    if not reading.cancelled():
+        reading.exception()
 
 
 class Membership(Protocol):
