@@ -84,13 +84,19 @@ def plan_group(
     usable = [index for index, unit in enumerate(units) if is_joined or unit.time_s >= units[0].time_s]
     end_s = None if following is None else following.time_s
     last_s = max(unit.time_s for unit in units)
-    asked = len(_samples(units, usable, cadence, end_s))
+    asked = _samples(units, usable, cadence, end_s)
+
+    def is_enough(indexes: list[int]) -> bool:
+        answered = _samples(units, indexes, cadence, end_s)
+        # As many, and none of them by passing over another.
+        return len(answered) >= len(asked) and (not asked or answered[-1] <= asked[-1] + cadence.interval_s / 2)
+
     may_cut = is_whole and (following is None or following.is_closed or following.time_s - last_s <= cadence.interval_s)
-    if units[0].is_key and may_cut and len(_samples(units, [0], cadence, end_s)) >= asked:
+    if units[0].is_key and may_cut and is_enough([0]):
         wanted = _picked(units, [0], cadence)
         return GroupPlan(KEYFRAMES, tuple(index in wanted for index in range(len(units))), is_cut=True)
     references = [index for index in usable if units[index].is_reference]
-    if len(_samples(units, references, cadence, end_s)) >= asked:
+    if is_enough(references):
         mode, wanted = REFERENCES, _picked(units, references, cadence)
     else:
         mode, wanted = ALL, _picked(units, usable, cadence)
@@ -200,6 +206,7 @@ class LiveSelector(Generic[PayloadT]):
         self._reference_s = 0.0
         self._step_s = 0.0
         self._is_overdue = False
+        self._jumped_from: Cadence | None = None
         self._reference_gap_s: float | None = None
         self._group_gap_s = 0.0
 
@@ -241,6 +248,7 @@ class LiveSelector(Generic[PayloadT]):
         units = [unit for unit, _ in self._held]
         if not units or not _picked(units, range(len(units)), cadence):
             return [None]
+        self._is_overdue = True
         return [*self._release(), None]
 
     def _release(self) -> Steps[PayloadT]:
@@ -255,7 +263,10 @@ class LiveSelector(Generic[PayloadT]):
         if cadence.next_due_s is None:
             return True
         due_s = cadence.next_due_s - TOLERANCE_SHARE * cadence.interval_s
-        if unit.time_s < due_s - RESTART_INTERVALS * max(cadence.interval_s, 0.25):
+        if unit.time_s < cadence.next_due_s - RESTART_INTERVALS * max(cadence.interval_s, 0.25):
+            self._jumped_from = cadence
+        if self._jumped_from == cadence:
+            # The grid begins anew with a picture that the codec has not given out yet.
             return True
         # The last moment at which this sample is not yet the next one's.
         self._is_overdue = self._newest_s + self._step_s > due_s + cadence.interval_s

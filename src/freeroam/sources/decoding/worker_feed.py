@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import av
@@ -147,8 +148,7 @@ class FeedThread:
                 break
             self._packets += 1
             self._apply_wish()
-            unit = units.next(packet)
-            self._shift(unit)
+            unit = self._shifted(units.next(packet))
             for step in self._selector.push(unit, packet, self._cadence):
                 self._take_step(step, stream)
             if self._packets % FACTS_EVERY == 0:
@@ -183,11 +183,12 @@ class FeedThread:
             raise Closed
         return packet
 
-    def _shift(self, unit: Unit) -> None:
-        """Give the run's first keyframe the time that was asked for."""
+    def _shifted(self, unit: Unit) -> Unit:
+        """Return the unit on the clock that was asked for, which the run's first keyframe sets."""
         if not self._is_shifted and unit.is_key:
             self._is_shifted = True
             self._shift_s = self._asked["starts_at_s"] - unit.time_s
+        return replace(unit, time_s=unit.time_s + self._shift_s) if self._shift_s else unit
 
     def _take_step(self, step: av.Packet[VideoStream] | None, stream: VideoStream) -> None:
         """Put a packet through the codec, or have it give out what it holds, and pass samples on."""

@@ -97,7 +97,7 @@ def stream(groups: list[list[Unit]]) -> list[Unit]:
 
 
 class Codec:
-    """Decodes as a codec would: gives pictures out in order of time, ``delay`` late, and refuses what lacks references."""
+    """Gives pictures out as a codec does: in order of time, ``delay`` late."""
 
     def __init__(self, fps: float, next_due_s: float | None, delay: int) -> None:
         self.cadence = Cadence.of_fps(fps, next_due_s)
