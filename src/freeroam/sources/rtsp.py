@@ -1,0 +1,160 @@
+"""RTSP source: the video of a camera or server over TCP, packets fetched here and decoded in a child.
+
+Frames are handed out as they come. Stream time is the video's own, set on the wall clock once a connection, so that it
+goes on across reconnects. Does not retry: see reconnecting.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+
+from freeroam.clock import Clock
+from freeroam.security.dialing import Dialer
+from freeroam.security.url_policy import ParsedTarget
+from freeroam.sources.decoding.feed import Feed
+from freeroam.sources.decoding.pool import DecoderPool
+from freeroam.sources.decoding.values import FeedShape, milliseconds_id
+from freeroam.sources.rtsp_session import SCHEMES, RtspSession, open_session
+from freeroam.sources.source import SourceFacts, SourceRequest
+from freeroam.vocabulary.errors import SourceError, SourceErrorCode
+from freeroam.vocabulary.frame import Frame, FrameWish
+
+END_SLACK_S = 2.0
+"""A recording that broke off this near its announced end has ended."""
+GRID_GAP_S = 3600.0
+"""After a break longer than this the sampling grid begins anew instead of being continued."""
+
+
+class RtspSources:
+    """Builds sources for ``rtsp(s)://`` references.
+
+    Args:
+        dialer: Opens connections.
+        pool: Decodes.
+        clock: Time.
+        open_timeout_s: For everything from the connection to the first packet.
+    """
+
+    def __init__(self, dialer: Dialer, pool: DecoderPool, clock: Clock, open_timeout_s: float = 10.0) -> None:
+        self.dialer = dialer
+        self.pool = pool
+        self.clock = clock
+        self.open_timeout_s = open_timeout_s
+
+    def __call__(self, request: SourceRequest) -> RtspSource:
+        """Build the source of ``request``.
+
+        Raises:
+            InvalidInput: The reference is malformed.
+            ForbiddenReference: Policy forbids it.
+        """
+        return RtspSource(request, self.dialer.policy.check_text(request.stream_ref, SCHEMES), self)
+
+
+class RtspSource:
+    """One connection to one camera; see ``Source``.
+
+    Args:
+        request: What is wanted.
+        target: Where it is.
+        parts: What made it.
+    """
+
+    def __init__(self, request: SourceRequest, target: ParsedTarget, parts: RtspSources) -> None:
+        self.facts = SourceFacts("rtsp", is_live=True)
+        self._request = request
+        self._wish = request.wish
+        self._target = target
+        self._parts = parts
+        self._feed: Feed | None = None
+        self._last_time_s = 0.0
+
+    def change_wish(self, wish: FrameWish) -> None:
+        """Ask for another rate from the next group of pictures on."""
+        self._wish = wish
+        if self._feed is not None:
+            self._feed.change_wish(wish)
+
+    async def frames(self) -> AsyncIterator[Frame]:
+        """Give sampled frames as they come; ends only with a recording whose end was announced.
+
+        Raises:
+            SourceError: What ``rtsp_session.open_session`` raises; ``ended``: the server ended the stream; ``codec``,
+                ``no_video``, ``bad_data``, ``decoder``: what came could not be decoded.
+        """
+        session = await open_session(
+            self._target,
+            self._parts.dialer,
+            self._parts.clock,
+            verify_tls=self._request.options.verify_tls,
+            timeout_s=self._parts.open_timeout_s,
+        )
+        began_s = self._parts.clock.epoch_s()
+        try:
+            async with self._parts.pool.open_feed(self._shape(began_s)) as feed:
+                self._feed = feed
+                pump = asyncio.create_task(_pump(session, feed), name="read rtsp")
+                try:
+                    async for frame in self._decoded(feed):
+                        yield frame
+                except SourceError as error:
+                    _prefer_cause(pump, error)
+                    raise
+                finally:
+                    pump.cancel()
+                    await asyncio.gather(pump, return_exceptions=True)
+        finally:
+            self._feed = None
+            await session.aclose()
+        if not pump.cancelled() and (cause := pump.exception()) is not None:
+            raise cause
+        duration_s = session.description.duration_s if session.description else None
+        if duration_s is None or self._last_time_s - began_s < duration_s - END_SLACK_S:
+            raise SourceError(SourceErrorCode.ENDED, f"{self._target.shown} ended the stream")
+
+    def _shape(self, began_s: float) -> FeedShape:
+        """Return a run whose time is the wall clock's, on the grid of the run before it."""
+        due_s = self._request.resume_due_s
+        if due_s is not None and abs(due_s - began_s) > GRID_GAP_S:
+            due_s = None
+        return FeedShape(self._wish, container="rtp", lookahead=False, next_due_s=due_s, starts_at_s=began_s)
+
+    async def _decoded(self, feed: Feed) -> AsyncIterator[Frame]:
+        clock, facts = self._parts.clock, self.facts
+        async for decoded in feed.decoded():
+            facts.codec, facts.fps, facts.decode = feed.facts.codec, feed.facts.fps, feed.facts.decode
+            facts.width_px, facts.height_px = decoded.source_width_px, decoded.source_height_px
+            self._last_time_s = decoded.time_s
+            yield decoded.named(
+                milliseconds_id(decoded.time_s),
+                captured_epoch_s=clock.epoch_s(),
+                due_monotonic_s=clock.monotonic_s(),
+            )
+
+
+async def _pump(session: RtspSession, feed: Feed) -> bool:
+    """Carry packets from the connection to the decoder; returns whether it was the server that ended."""
+    assert session.description is not None
+    try:
+        text = session.description.text
+        await feed.write(len(text).to_bytes(2, "big") + text)
+        async with aclosing(session.records()) as records:
+            async for data in records:
+                await feed.write(data)
+                if feed.is_over:
+                    return False
+        return True
+    finally:
+        feed.end()
+
+
+def _prefer_cause(pump: asyncio.Task[bool], error: SourceError) -> None:
+    """Raise why no more bytes came, where that is why the decoder could make nothing of them."""
+    if error.source_code is SourceErrorCode.DECODER or not pump.done() or pump.cancelled():
+        return
+    if (cause := pump.exception()) is not None:
+        raise cause
+    if pump.result():
+        raise SourceError(SourceErrorCode.ENDED, "the server ended the stream before there was a picture") from error
