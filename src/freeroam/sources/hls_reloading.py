@@ -36,9 +36,13 @@ class PlaylistReader:
         clock: Time.
         budget_s: Time for a whole playlist.
         stall_timeout_s: How long a live playlist may stay the same (and three target durations); 0 for ever.
+
+    Attributes:
+        offered: The renditions of the master playlist, for people to read.
     """
 
     def __init__(self, session: FetchSession, clock: Clock, budget_s: float, stall_timeout_s: float) -> None:
+        self.offered: list[str] = []
         self._session = session
         self._clock = clock
         self._budget_s = budget_s
@@ -68,6 +72,7 @@ class PlaylistReader:
             return self._accept(body, parsed), None
         if not parsed:
             raise SourceError(SourceErrorCode.NO_VIDEO, "the master playlist offers no rendition with video")
+        self.offered = [variant.label for variant in parsed]
         failure: SourceError | None = None
         for variant in order_variants(parsed, wish)[:TRIED_VARIANTS]:
             try:

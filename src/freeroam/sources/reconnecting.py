@@ -139,6 +139,7 @@ class ReconnectingSource:
                 "fps": facts.fps,
                 "variant": facts.variant,
                 "decode": facts.decode,
+                "last_bad": facts.last_bad,
             }
         )
 

@@ -45,6 +45,7 @@ class SourceFacts:
         height_px: Before scaling.
         fps: Native rate.
         variant: The rendition chosen, e.g. ``1280x720 2000 kbit/s``.
+        variants: All renditions offered, where there are several.
         decode: ``keyframes``, ``references`` or ``all``.
         skipped: Entries, segments or packets passed over, by reason.
         last_bad: The latest passed-over entry's name and reason, for the job's status and log.
@@ -61,6 +62,7 @@ class SourceFacts:
     decode: str | None = None
     skipped: dict[str, int] = field(default_factory=dict)
     last_bad: str | None = None
+    variants: list[str] = field(default_factory=list)
 
     def count_skipped(self, reason: str, amount: int = 1) -> None:
         """Count what was passed over."""

@@ -177,6 +177,7 @@ class SourceStatus(BaseModel):
     last_error_message: str | None = None
     seconds_since_frame: float | None = None
     skipped: dict[str, int] = Field(default_factory=dict)
+    last_bad: str | None = None
 
 
 class Job(BaseModel):
