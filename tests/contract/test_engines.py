@@ -14,6 +14,7 @@ from freeroam.engines.engine import Engine
 from freeroam.vocabulary.errors import (
     DeadlineExceeded,
     Draining,
+    InvalidInput,
     ModelError,
     ModelNotReady,
     NotFound,
@@ -277,6 +278,23 @@ async def test_frames_too_large_to_send_are_refused(runs: Runs) -> None:
     async with runs() as engine:
         with pytest.raises(TooLarge):
             await engine.ask(question(frames=(huge,)))
+
+
+async def test_a_frame_that_is_not_what_it_says_is_refused(runs: Runs) -> None:
+    torn = Frame(bytes(10), 64, 36, "0", 0.0, 0.0, 0.0, 0.0, 64, 36)
+
+    async with runs() as engine:
+        with pytest.raises(InvalidInput, match="64x36"):
+            await engine.ask(question(frames=(torn,)))
+
+
+@pytest.mark.parametrize("prompt", ["", "half a pair \ud800", "\0", "x" * 1_000_000])
+async def test_any_text_may_be_asked(runs: Runs, prompt: str) -> None:
+    async with runs() as engine:
+        output = await engine.ask(question(prompt))
+
+    assert output.text is not None
+    assert output.text.startswith("1 frames, asked: ")
 
 
 async def test_many_lanes_and_priorities_are_all_answered(runs: Runs) -> None:

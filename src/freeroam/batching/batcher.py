@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from freeroam.batching.policy import BatchRules, Credit, Entry, Line, decide
 from freeroam.clock import Clock
-from freeroam.vocabulary.errors import DeadlineExceeded, FreeroamError, QueueFull, TooLarge
+from freeroam.vocabulary.errors import DeadlineExceeded, FreeroamError, InvalidInput, QueueFull, TooLarge
 from freeroam.vocabulary.inference import InferenceRequest, Output, Piece, Priority
 
 MAX_REQUEST_BYTES = 192 * 1024 * 1024
@@ -137,6 +137,7 @@ class Batcher:
             QueueFull: As many wait as may, of this priority.
             DeadlineExceeded: Its deadline has passed already.
             TooLarge: Its frames are more than one message to a replica can carry.
+            InvalidInput: A frame's pixels do not fill its size.
         """
         bound = max(1, int(self.max_queue * SHARES[request.priority]))
         if len(self._line) >= bound:
@@ -150,6 +151,9 @@ class Batcher:
             raise DeadlineExceeded("the request's deadline had passed when it came")
         if (size := request_bytes(request)) > MAX_REQUEST_BYTES:
             raise TooLarge(f"the frames of the request are {size} bytes; at most {MAX_REQUEST_BYTES} can be sent")
+        for frame in request.frames:
+            if memoryview(frame.pixels).nbytes != frame.width_px * frame.height_px * 3:
+                raise InvalidInput(f"frame {frame.frame_id} is not {frame.width_px}x{frame.height_px} pixels of RGB")
         ticket = Ticket(next(self._keys), request, now_s, asyncio.get_running_loop().create_future())
         self._tickets[ticket.key] = ticket
         self._line.add(ticket.entry())

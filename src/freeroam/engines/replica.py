@@ -202,15 +202,16 @@ class Replica:
         return None
 
     def _send(self, started_s: float, batch: int, parts: list[dict[str, Any]]) -> None:
-        self._wire.send(
-            {
-                "kind": "step",
-                "started_s": started_s,
-                "model_ms": (time.monotonic() - started_s) * 1000.0,
-                "batch": batch,
-                "parts": parts,
-            }
-        )
+        model_ms = (time.monotonic() - started_s) * 1000.0
+        step = {"kind": "step", "started_s": started_s, "model_ms": model_ms, "batch": batch, "parts": parts}
+        try:
+            self._wire.send(step)
+        except Exception as error:  # an answer that cannot be packed costs its batch, not the process
+            traceback.print_exc()
+            failure = {"code": "model_failed", "error": f"the answer could not be sent: {_describe(error)}"}
+            for part in parts:
+                part["answers"] = [[place, None, failure] for place, _, _ in part["answers"]]
+            self._wire.send(step)
 
 
 def _read_call(message: Message) -> _Call:

@@ -117,12 +117,9 @@ class ReplicaProcess:
         return sum(len(call.open_tickets) for call in self.calls.values())
 
     def send(self, tickets: list[Ticket]) -> None:
-        """Put one batch to it."""
+        """Put one batch to it; raises whatever makes the batch impossible to send, and then holds nothing of it."""
         assert self._child is not None
         call = Call(next(self._numbers), list(tickets))
-        if not self.calls:
-            self.begun_s = self.heard_s = self._clock.monotonic_s()
-        self.calls[call.number] = call
         self._child.wire.send(
             {
                 "kind": "call",
@@ -131,6 +128,9 @@ class ReplicaProcess:
                 "blobs": [frame.pixels for ticket in tickets for frame in ticket.request.frames],
             }
         )
+        if not self.calls:
+            self.begun_s = self.heard_s = self._clock.monotonic_s()
+        self.calls[call.number] = call
 
     def take_back(self) -> list[Ticket]:
         """Take back the last batch if it has not begun; its requests may go elsewhere.
@@ -243,7 +243,8 @@ class ReplicaProcess:
 def _question(ticket: Ticket) -> dict[str, Any]:
     request = ticket.request
     return {
-        "prompt": request.prompt,
+        # Half a surrogate pair can come in by JSON and cannot leave as UTF-8.
+        "prompt": request.prompt.encode("utf-8", "replace").decode(),
         "params": request.params.model_dump(exclude_none=True) if request.params.model_fields_set else None,
         "frames": [(frame.height_px, frame.width_px) for frame in request.frames],
         "pieces": request.wants_pieces,

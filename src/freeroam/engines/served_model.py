@@ -322,7 +322,14 @@ class ServedModel:
                     break
 
     def _send(self, replica: ReplicaProcess, tickets: list[Ticket]) -> None:
-        replica.send(tickets)
+        try:
+            replica.send(tickets)
+        except Exception as error:  # a batch that cannot be packed fails alone; the model goes on
+            log.exception("batch_not_sent", replica=replica.name)
+            for ticket in tickets:
+                ticket.fail(ModelError(f"the question could not be sent to the model: {error}"))
+            self._statistics.count_outcome("failed", len(tickets))
+            return
         for ticket in tickets:
             deadline_s = ticket.request.deadline_monotonic_s
             if deadline_s is not None:

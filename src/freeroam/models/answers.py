@@ -10,6 +10,7 @@ from freeroam.vocabulary.errors import ModelError
 
 _DEPTH = 12
 _BOX_NUMBERS = 4
+_INT64 = 2**63
 
 
 def plain(value: Any, depth: int = 0) -> Any:
@@ -20,8 +21,7 @@ def plain(value: Any, depth: int = 0) -> Any:
     if value is None:
         return None
     if isinstance(value, bool | int | str):
-        # Subclasses (numpy's str_, an enum) are not what msgpack and orjson pack.
-        return value if type(value) in {bool, int, str} else _base(value)
+        return _base(value)
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else None
     if depth >= _DEPTH:
@@ -37,10 +37,13 @@ def plain(value: Any, depth: int = 0) -> Any:
     return str(value)
 
 
-def _base(value: bool | int | str) -> bool | int | str:
+def _base(value: bool | int | str) -> bool | int | float | str:
+    """Return the plain form of a value: what the wire and JSON can carry of it."""
+    if isinstance(value, bool):
+        return bool(value)
     if isinstance(value, str):
-        return str.__str__(value)
-    return int(value)
+        return str.__str__(value).encode("utf-8", "replace").decode()
+    return int(value) if -_INT64 <= value < _INT64 else float(value)
 
 
 def normalised(answer: Any) -> dict[str, Any]:

@@ -38,6 +38,7 @@ THRESHOLD = 0.3
 OVERLAP = 0.5
 MAX_DETECTIONS = 100
 MAX_BATCH = 16
+MAX_BATCH_CPU = 4
 _LEAST_THRESHOLD = 0.01
 
 
@@ -70,6 +71,7 @@ class Detector(BaseVLM):
         self._threads = threads
         self._device = "cpu"
         self._session: onnxruntime.InferenceSession | None = None
+        self._images_per_run = 1
         self._inputs: dict[tuple[int, int, int], NDArray[np.float32]] = {}
 
     async def initialize(self, model_path: str, device: str = "auto") -> None:
@@ -104,14 +106,20 @@ class Detector(BaseVLM):
             if self._device != "cpu" and device != "auto":
                 raise ConfigurationError(f"DEVICE={device}: onnxruntime could not open that device")
             self._device = "cpu"
+        # On the processor eight images together take 15 % longer than one by one: they fall out of the caches.
+        self._images_per_run = 1 if self._device == "cpu" else MAX_BATCH
 
     async def warm_up(self) -> None:
         """Run one frame of the likeliest shape, so that the first question pays for no set-up."""
         self._detect([np.full((self._size_px * 9 // 16, self._size_px, 3), GREY, np.uint8)])
 
     def get_wishes(self) -> ModelWishes:
-        """Ask for single frames that fit the input without further scaling."""
-        return ModelWishes(width_px=self._size_px, height_px=self._size_px, window=1, max_batch=MAX_BATCH)
+        """Ask for single frames that fit the input without further scaling.
+
+        Where a larger batch is no quicker a smaller one is asked for, so that nobody waits for its end in vain.
+        """
+        max_batch = MAX_BATCH_CPU if self._device == "cpu" else MAX_BATCH
+        return ModelWishes(width_px=self._size_px, height_px=self._size_px, window=1, max_batch=max_batch)
 
     def get_model_info(self) -> dict[str, Any]:
         """Return what it is and can find."""
@@ -131,7 +139,7 @@ class Detector(BaseVLM):
         return answer
 
     async def predict_batch(self, questions: Sequence[Question]) -> list[dict[str, Any] | Exception]:
-        """Answer several questions; frames of one shape go through the network together.
+        """Answer several questions; on a card frames of one shape go through the network together.
 
         Of a window of several frames the newest is looked at; ``metadata.looked_at`` is its place in the window.
         """
@@ -166,12 +174,14 @@ class Detector(BaseVLM):
         for index, placed in enumerate(fits):
             groups.setdefault(placed.padded, []).append(index)
         for padded, members in groups.items():
-            images = self._input(len(members), padded)
-            for row, index in enumerate(members):
-                place(pictures[index], fits[index], images[row])
-            heat, wh = self._run(images)
-            for row, index in enumerate(members):
-                found[index] = decode(heat[row], wh[row], fits[index], pictures[index].shape[:2], floor)
+            for first in range(0, len(members), self._images_per_run):
+                together = members[first : first + self._images_per_run]
+                images = self._input(len(together), padded)
+                for row, index in enumerate(together):
+                    place(pictures[index], fits[index], images[row])
+                heat, wh = self._run(images)
+                for row, index in enumerate(together):
+                    found[index] = decode(heat[row], wh[row], fits[index], pictures[index].shape[:2], floor)
         return found
 
     def _input(self, count: int, padded: tuple[int, int]) -> NDArray[np.float32]:

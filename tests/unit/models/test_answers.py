@@ -31,6 +31,8 @@ class Color(StrEnum):
         (np.float64("inf"), None),
         ({1: (np.float32(1.0), {"x"})}, {"1": [1.0, ["x"]]}),
         (b"ab", "b'ab'"),
+        (2**70, float(2**70)),
+        ("half a pair \ud800", "half a pair ?"),
         (None, None),
         (True, True),
     ],
