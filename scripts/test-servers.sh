@@ -1,11 +1,12 @@
 #!/bin/sh
-# The real servers that integration tests start on loopback: Redis, FFmpeg, GStreamer's RTSP server with its Python bindings.
+# The real servers that integration tests start on loopback: Redis, FFmpeg, PostgreSQL, GStreamer's RTSP server with its Python bindings.
 set -u
-packages="redis-server ffmpeg python3-gi gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad gstreamer1.0-plugins-ugly"
+packages="redis-server ffmpeg postgresql python3-gi gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad gstreamer1.0-plugins-ugly"
 
 missing() {
     command -v redis-server >/dev/null 2>&1 || echo redis-server
     command -v ffmpeg >/dev/null 2>&1 || echo ffmpeg
+    command -v initdb >/dev/null 2>&1 || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || echo postgresql
     /usr/bin/python3 -c 'import gi; gi.require_version("GstRtspServer", "1.0"); from gi.repository import GstRtspServer, Gst; Gst.init(None); assert all(Gst.ElementFactory.find(n) for n in ("x264enc", "rtph264pay", "videotestsrc"))' >/dev/null 2>&1 ||
         echo gstreamer-rtsp-server-with-python-bindings
 }
