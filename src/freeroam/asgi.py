@@ -10,7 +10,7 @@ import asyncio
 import signal
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from types import FrameType
 from typing import Any
 
@@ -22,6 +22,7 @@ from freeroam.observability.logs import configure_logs, get_logger
 from freeroam.observability.metrics import Metrics
 from freeroam.runtime import Runtime
 from freeroam.settings import LATER_SETTINGS, Settings, load_settings, set_but_unused
+from freeroam.vocabulary.errors import FreeroamError
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -31,13 +32,17 @@ log = get_logger(__name__)
 
 
 def build_application(
-    settings: Settings, started: Started | None = None, force: Callable[[], None] | None = None
+    settings: Settings,
+    started: Started | None = None,
+    failed: Callable[[FreeroamError], None] | None = None,
+    force: Callable[[], None] | None = None,
 ) -> FastAPI:
     """Return the application; its lifespan builds, starts and stops a ``Runtime``.
 
     Args:
         settings: Everything that can be chosen.
         started: Called when every part runs, before the first request.
+        failed: Told why the start failed, before the server is.
         force: Called at the second signal; None tells the server to stop at once.
 
     Raises:
@@ -47,10 +52,16 @@ def build_application(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with Runtime(settings, clock, metrics) as runtime:
+        async with AsyncExitStack() as stack:
+            try:
+                runtime = await stack.enter_async_context(Runtime(settings, clock, metrics))
+                if started is not None:
+                    await started(runtime)
+            except FreeroamError as error:
+                if failed is not None:
+                    failed(error)
+                raise
             app.state.parts = runtime.parts
-            if started is not None:
-                await started(runtime)
             with drained_on_signal(runtime, settings.drain_timeout, force):
                 yield
 

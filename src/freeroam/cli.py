@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import errno
 import json
+import logging
 import os
 import signal
 import socket
@@ -108,7 +109,14 @@ def _serve(options: argparse.Namespace) -> int:
     for name in set_but_unused():
         log.warning("setting_not_used_yet", setting=name, belongs_to=LATER_SETTINGS[name])
     listener = _bind(settings)
-    app = build_application(settings, _start_demo if options.is_demo else None, force=_end_at_once)
+    failures: list[FreeroamError] = []
+
+    def keep_failure(error: FreeroamError) -> None:
+        failures.append(error)
+        logging.getLogger("uvicorn.error").disabled = True  # it would add its traceback to what is said below
+
+    started = _start_demo if options.is_demo else None
+    app = build_application(settings, started, failed=keep_failure, force=_end_at_once)
     config = uvicorn.Config(
         app,
         log_config=None,
@@ -141,7 +149,12 @@ def _serve(options: argparse.Namespace) -> int:
                 _say_where(settings, address, is_demo=options.is_demo)
 
     server = Server(config)
-    server.run(sockets=[listener])
+    try:
+        server.run(sockets=[listener])
+    except SystemExit:
+        if failures:
+            raise failures[0] from None
+        raise
     return 0 if server.started else EXIT_FAILED
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -89,9 +90,28 @@ async def watch(
         ConfigurationError: A setting is wrong.
     """
     wish = StartRequest(stream_ref=stream_ref, prompt=prompt, fps=fps, model=model, **more)
-    async with open_watch(wish) as results:
-        async for result in results:
-            yield result
+    given: asyncio.Queue[Result] = asyncio.Queue(1)
+
+    async def work() -> None:
+        async with open_watch(wish) as results:
+            async for result in results:
+                await given.put(result)
+
+    # A task of its own stops the parts: a generator that is left by ``break`` is closed while the loop shuts down,
+    # when it can no longer wait for anything.
+    working = asyncio.create_task(work(), name="watch")
+    try:
+        while not (working.done() and given.empty()):
+            getting = asyncio.ensure_future(given.get())
+            await asyncio.wait({working, getting}, return_when=asyncio.FIRST_COMPLETED)
+            if getting.done():
+                yield getting.result()
+            else:
+                getting.cancel()
+        working.result()
+    finally:
+        working.cancel()
+        await asyncio.wait({working})
 
 
 def _failure(job: Job) -> FreeroamError:

@@ -75,8 +75,13 @@ class JobStatusDocument(BaseModel):
     latency_ms: dict[str, dict[str, float]]
 
     @classmethod
-    def of(cls, job: Job) -> JobStatusDocument:
-        """Return the document of ``job``; credentials in its reference are not shown."""
+    def of(cls, job: Job, model: str | None = None) -> JobStatusDocument:
+        """Return the document of ``job``; credentials in its reference are not shown.
+
+        Args:
+            job: The job.
+            model: Who answers its questions now, where that is known; else what the job asked for.
+        """
         spec = job.spec
         return cls(
             job_id=spec.job_id,
@@ -91,7 +96,7 @@ class JobStatusDocument(BaseModel):
             results_count=job.results_count,
             error=redact_text(job.error) if job.error else None,
             error_code=job.error_code,
-            model=spec.model,
+            model=model or spec.model,
             prompt_version=job.prompt_version,
             follows_global_prompt=spec.prompt is None,
             policy=spec.policy,

@@ -9,13 +9,13 @@ from fastapi.responses import Response, StreamingResponse
 
 from freeroam.api.documents import JobList, JobMessage, JobStatusDocument, JobSummary, StartedJob
 from freeroam.api.journal import audit
-from freeroam.api.parts import TheCaller, TheParts
+from freeroam.api.parts import Parts, TheCaller, TheParts
 from freeroam.api.problems import responses
 from freeroam.security.keys import Caller
 from freeroam.security.redaction import redact_url
-from freeroam.vocabulary.errors import TooManyStreams
+from freeroam.vocabulary.errors import FreeroamError, TooManyStreams
 from freeroam.vocabulary.inference import Priority
-from freeroam.vocabulary.job import JobPatch, JobStatus, StartRequest
+from freeroam.vocabulary.job import Job, JobPatch, JobStatus, StartRequest
 from freeroam.vocabulary.result import ResultsPage
 
 MAX_ID = 2**53 - 1
@@ -69,7 +69,8 @@ async def start_job(wish: Start, request: Request, parts: TheParts, caller: TheC
 )
 async def get_status(job_id: JobId, parts: TheParts) -> JobStatusDocument:
     """Return progress, the source's state, drops by reason and latencies."""
-    return JobStatusDocument.of(await parts.desk.status(job_id))
+    job = await parts.desk.status(job_id)
+    return JobStatusDocument.of(job, _model_of(job, parts))
 
 
 @router.get(
@@ -126,7 +127,7 @@ async def patch_job(
     parts.lifecycle.check_admission()
     job = await parts.desk.patch(job_id, patch)
     audit(request.scope, "job_changed", job_id=job_id, fields=sorted(patch.model_fields_set))
-    return JobStatusDocument.of(job)
+    return JobStatusDocument.of(job, _model_of(job, parts))
 
 
 @router.delete("/inference/jobs/{job_id}", response_model=JobMessage, responses=responses(404), summary="Erase a job")
@@ -174,6 +175,15 @@ async def export_job(
 async def get_capacity(parts: TheParts) -> dict[str, Any]:
     """Return streams used and free, and what each model holds."""
     return parts.desk.capacity()
+
+
+def _model_of(job: Job, parts: Parts) -> str | None:
+    """Return ``name@version`` of who answers the job's questions now; None for a model that is gone."""
+    try:
+        info = parts.engine.describe(job.spec.model)
+    except FreeroamError:
+        return None
+    return f"{info.name}@{info.version}"
 
 
 def lowered(wish: Literal["HIGH", "NORMAL", "LOW"], highest: Priority) -> Literal["HIGH", "NORMAL", "LOW"]:

@@ -168,7 +168,7 @@ class Supervisor:
         try:
             await self._parts.store.release_leases(self.lease.owner)
         except StoreError as error:
-            log.warning("leases_not_released", error=error.message)
+            log.info("leases_not_released", error=error.message)
 
     def _forget(self, job_id: str, running: _Running) -> None:
         if self._running.get(job_id) is running:

@@ -94,9 +94,6 @@ class WritingTask:
         if late:
             self._task.cancel()
             await asyncio.wait({self._task})
-        for wanted in self._waiting:
-            _fail(wanted, StoreError("the store was closed before this was written"))
-        self._waiting.clear()
 
     async def _run(self) -> None:
         try:
@@ -109,6 +106,11 @@ class WritingTask:
                 if self._closing:
                     return
         finally:
+            # Also when the event loop ends and cancels every task: whoever waits must not wait for its time limit.
+            self._closing = True
+            for wanted in self._waiting:
+                _fail(wanted, StoreError("the store was closed before this was written"))
+            self._waiting.clear()
             await self._drop_connection()
 
     async def _commit(self, group: list[_Wanted[Any]]) -> None:
