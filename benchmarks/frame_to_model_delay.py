@@ -1,4 +1,4 @@
-"""How long from a frame's due time to its model call, when the model is free? Ten streams, the time it was busy taken out.
+"""How long from a frame's due time to its model call? Ten streams, the time the model was busy taken out.
 
 The engine's part of the way: frames are due on a timer, asked about as a job does, and the model says when its call
 began. ``benchmarks/service.py`` measures the same over the whole service.

@@ -82,6 +82,7 @@ class Lane:
         self.tasks: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
+        """Hand out frames at the stream's pace until cancelled."""
         number, due_s = 0, time.monotonic() + hash(self.name) % 1000 / 1000.0 / self.fps
         while True:
             await asyncio.sleep(max(0.0, due_s - time.monotonic()))
@@ -94,6 +95,7 @@ class Lane:
             due_s += 1.0 / self.fps
 
     def ask(self) -> None:
+        """Ask about the newest frame, if there is one and room for it."""
         if self.newest is None or self.asking >= self.in_flight:
             return
         frame, self.newest = self.newest, None
@@ -103,6 +105,7 @@ class Lane:
         task.add_done_callback(self.tasks.discard)
 
     async def answer(self, frame: Frame) -> None:
+        """Wait for one answer, then ask on."""
         request = InferenceRequest(f"{self.name}-{frame.frame_id}", "detector", PROMPT, (frame,), lane=self.name)
         await self.engine.ask(request)
         self.answered += 1

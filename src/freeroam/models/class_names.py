@@ -44,7 +44,8 @@ IRREGULAR_PLURALS = {
 SYNONYMS: dict[str, str] = {
     "person": "human, human being, man, woman, child, kid, boy, girl, baby, toddler, infant, adult, teenager, "
     "pedestrian, passer by, passers by, passerby, passersby, bystander, somebody, someone, anybody, anyone, "
-    "everybody, everyone, nobody, no one, guy, lady, gentleman, crowd, worker, workman, employee, visitor, customer, shopper, passenger, "
+    "everybody, everyone, nobody, no one, guy, lady, gentleman, crowd, worker, workman, employee, visitor, customer, "
+    "shopper, passenger, "
     "driver, player, runner, walker, jogger, skier, surfer, swimmer, skater, athlete, student, guest, stranger, "
     "intruder, burglar, thief, policeman, policewoman, police officer, fireman, folk, individual",
     "bicycle": "bike, cycle, pushbike, push bike, mountain bike, pedal cycle, e bike, ebike",
