@@ -18,7 +18,10 @@ from tests.servers import absent, free_port
 SYSTEM_PYTHON = "/usr/bin/python3"
 SCRIPT = Path(__file__).with_name("rtsp_server.py")
 USER, PASSWORD = "me", "s3cret:/ü"
-SDP = b"v=0\r\no=- 0 0 IN IP4 0.0.0.0\r\ns=-\r\nt=0 0\r\nm=video 0 RTP/AVP 96\r\na=rtpmap:96 H264/90000\r\na=control:track1\r\n"
+SDP = (
+    b"v=0\r\no=- 0 0 IN IP4 0.0.0.0\r\ns=-\r\nt=0 0\r\n"
+    b"m=video 0 RTP/AVP 96\r\na=rtpmap:96 H264/90000\r\na=control:track1\r\n"
+)
 
 
 @cache
@@ -90,22 +93,23 @@ Answer = Callable[[str, dict[str, str]], Awaitable[bytes] | bytes]
 
 
 class ScriptedRtsp:
-    """A server that answers each request with what ``answer(method, headers)`` returns.
+    """A server on ``host`` that answers each request with what ``answer(method, headers)`` returns.
 
     Attributes:
         requests: First lines of what was asked.
         connections: How many clients came.
     """
 
-    def __init__(self, answer: Answer) -> None:
+    def __init__(self, answer: Answer, host: str = "127.0.0.1") -> None:
         self._answer = answer
+        self._host = host
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
         self.requests: list[str] = []
         self.connections = 0
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._serve, self._host, 0)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -125,7 +129,7 @@ class ScriptedRtsp:
         return sum(not writer.is_closing() for writer in self._writers)
 
     def url(self, path: str = "cam") -> str:
-        return f"rtsp://127.0.0.1:{self.port}/{path}"
+        return f"rtsp://{self._host}:{self.port}/{path}"
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
@@ -153,7 +157,7 @@ def response(status: str, headers: dict[str, str], body: bytes = b"", **more: st
     if body:
         fields["Content-Length"] = str(len(body))
     head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
-    return f"RTSP/1.0 {status}\r\n{head}\r\n".encode() + body
+    return f"RTSP/1.0 {status}\r\n{head}\r\n".encode("utf-8", "surrogateescape") + body
 
 
 def camera(method: str, headers: dict[str, str]) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import signal
 from urllib.parse import quote
@@ -75,7 +76,7 @@ async def test_frames_come_at_the_asked_rate_and_size(server, pool, mount, codec
 
     assert (frames[0].width_px, frames[0].height_px) == (160, 120)
     assert (source.facts.codec, source.facts.width_px, source.facts.height_px) == (codec, 320, 240)
-    steps = [later.sample_time_s - earlier.sample_time_s for earlier, later in zip(frames, frames[1:], strict=False)]
+    steps = [later.sample_time_s - earlier.sample_time_s for earlier, later in itertools.pairwise(frames)]
     assert steps == pytest.approx([0.2] * 7, abs=0.001)
     assert abs(frames[0].stream_time_s - CLOCK.epoch_s()) < 60.0
     assert frames[0].array().std() > 0

@@ -27,7 +27,7 @@ async def test_a_good_video_is_described_and_let_go():
 
     assert report.is_usable
     assert (report.codec, report.size, report.fps, report.first_frame_ms) == ("h264", [1, 2], 25.0, 500.0)
-    assert not script.is_open
+    assert script.closed == 1
     assert clock.sleepers == 0
 
 
