@@ -12,14 +12,16 @@ from freeroam.observability.logs import get_logger
 from freeroam.prompts.library import PromptLibrary
 from freeroam.results.document import Asked, answer_body, failure_body
 from freeroam.results.hub import ResultHub
-from freeroam.vocabulary.errors import Draining, FreeroamError, InvalidInput, ModelError, Unavailable
+from freeroam.vocabulary.errors import Draining, FreeroamError, InvalidInput, ModelError, ModelNotReady, Unavailable
 from freeroam.vocabulary.inference import InferenceRequest, Output, Piece, Priority
 from freeroam.vocabulary.job import JobSpec
-from freeroam.vocabulary.model import ModelInfo
+from freeroam.vocabulary.model import ModelInfo, ModelState
 from freeroam.vocabulary.prompt import Prompt
 
 SHORTEST_PAUSE_S = 0.02
 LONGEST_PAUSE_S = 1.0
+MODEL_PAUSE_S = 0.1
+"""Between two looks at a model that is loading."""
 
 log = get_logger(__name__)
 
@@ -65,6 +67,17 @@ class Asker:
         self._clock = clock
         self._numbers = itertools.count(1)
         self.trouble: FreeroamError | None = None
+
+    async def is_model_known(self) -> bool:
+        """Return whether the model is loaded, so that its wishes are known; if it is not, after a short wait."""
+        model = self._engine.describe(self._job.spec.model)
+        if model.state in {ModelState.READY, ModelState.DEGRADED}:
+            self.trouble = None
+            return True
+        if model.state is ModelState.FAILED:
+            self.trouble = ModelNotReady(model.error or f"model {model.name} failed to load")
+        await self._clock.sleep(MODEL_PAUSE_S)
+        return False
 
     async def ask(self, question: Question) -> Answer:
         """Ask and return the answer: answered, failed for good, or dropped because the model takes no more.

@@ -47,6 +47,12 @@ class JobConfig:
     cleanup_interval_s: float = 300.0
     lease_timeout_s: float = 10.0
 
+    def in_flight(self, max_batch: int, *, waits: bool) -> int:
+        """Return how many questions of one job may be in flight with a model of ``max_batch`` questions a call."""
+        if not waits:
+            return self.in_flight_latest
+        return max(self.in_flight_latest, min(2 * max_batch, self.in_flight_block))
+
 
 class Subscription(Protocol):
     """A job's view of its source, see ``sources.sharing.Subscription``."""

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from freeroam.jobs.parts import JobParts, Subscription
 from freeroam.jobs.questions import Answer
 from freeroam.jobs.tally import Tally
+from freeroam.observability.logs import get_logger
 from freeroam.store.records import Progress, ResultRow, StoredJob
+from freeroam.vocabulary.errors import LeaseLost, StoreError
 from freeroam.vocabulary.frame import Frame
-from freeroam.vocabulary.job import SourceState, SourceStatus
+from freeroam.vocabulary.job import JobStatus, SourceState, SourceStatus
+
+log = get_logger(__name__)
 
 LATENCY_EVERY_S = 5.0
 """How old stored percentiles may be: sorting for each result would cost more than storing it."""
@@ -22,7 +28,7 @@ class Report:
 
     Args:
         stored: The job as it was taken up.
-        parts: For the time and the metrics.
+        parts: Where it is stored, told and counted.
 
     Attributes:
         begun: Set with the first frame.
@@ -33,6 +39,7 @@ class Report:
         self._stored = stored
         self._clock = parts.clock
         self._metrics = parts.metrics
+        self._store, self._hub = parts.store, parts.hub
         self._subscription: Subscription | None = None
         self._source = SourceStatus()
         self._latency_ms: dict[str, dict[str, float]] = dict(stored.job.latency_ms)
@@ -41,19 +48,17 @@ class Report:
         self.begun = asyncio.Event()
         self.started_at = stored.job.started_at
 
-    def follow(self, subscription: Subscription) -> None:
-        """Take the source's state from ``subscription`` from now on."""
+    @contextmanager
+    def following(self, subscription: Subscription) -> Iterator[None]:
+        """Take the source's state from ``subscription``; keep what it counted when it is closed."""
         self._subscription = subscription
-
-    def leave(self, *, paused: bool) -> None:
-        """Keep what the subscription counted; it is closed now."""
-        if self._subscription is None:
-            return
-        source = self._subscription.status
-        self._source = source.model_copy(update={"state": SourceState.PAUSED}) if paused else source
-        for reason, frames in self._subscription.dropped.items():
-            self.tally.drop(reason, frames)
-        self._subscription = None
+        try:
+            yield
+        finally:
+            self._source = subscription.status
+            self._subscription = None
+            for reason, frames in subscription.dropped.items():
+                self.tally.drop(reason, frames)
 
     @property
     def source(self) -> SourceStatus:
@@ -85,6 +90,27 @@ class Report:
             self.started_at = self._clock.epoch_s()
         self.begun.set()
         return True
+
+    async def store_beginning(self) -> None:
+        """Store that the first frame came, and tell it; if the database fails now, the first result stores it as well.
+
+        Raises:
+            LeaseLost: Another process runs the job now, or it is over.
+        """
+        job_id = self._stored.job.spec.job_id
+        try:
+            await self._store.begin_job(job_id, self._stored.epoch, self.started_at or 0.0)
+        except LeaseLost:
+            raise
+        except StoreError as error:
+            log.warning("beginning_not_stored", job_id=job_id, error=error.message)
+        self._hub.publish_status(job_id, JobStatus.RUNNING.value)
+
+    async def age_s(self) -> float:
+        """Wait for the job's first frame ever, and return the seconds since then."""
+        if self.started_at is None:
+            await self.begun.wait()
+        return self._clock.epoch_s() - (self.started_at or 0.0)
 
     def drop(self, reason: str, frames: int) -> None:
         """Count frames that are not asked about."""

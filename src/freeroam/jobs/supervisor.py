@@ -10,8 +10,9 @@ import asyncio
 from dataclasses import dataclass
 from typing import Any
 
+from freeroam.jobs.control import Outcome
 from freeroam.jobs.parts import JobConfig, JobParts
-from freeroam.jobs.runner import Outcome, Runner
+from freeroam.jobs.runner import Runner
 from freeroam.jobs.view import explain, live, trouble_of
 from freeroam.observability.logs import get_logger
 from freeroam.store.records import Ending, Lease, StoredJob
