@@ -101,3 +101,47 @@ def _encode(container: av.container.OutputContainer, seconds: int, fps: int, siz
                 container.mux(packet)
         for packet in stream.encode(None):
             container.mux(packet)
+
+
+@functools.cache
+def huge_segment(side: int = 20_000) -> bytes:
+    """Return a transport stream whose H.264 headers announce pictures of ``side`` by ``side`` pixels."""
+    import io
+
+    target = io.BytesIO()
+    with av.open(target, "w", format="mpegts") as container:
+        stream = container.add_stream("libx264", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 160, 96, "yuv420p"
+        stream.options = {"preset": "ultrafast", "tune": "zerolatency", "g": "10", "bf": "0"}
+        packets = []
+        for number in range(10):
+            frame = av.VideoFrame.from_ndarray(np.full((96, 160, 3), 9 * number, dtype=np.uint8), format="rgb24")
+            frame.pts = number
+            packets += stream.encode(frame)
+        packets += stream.encode(None)
+        for packet in packets:
+            altered = av.Packet(_with_size(bytes(packet), side))
+            altered.pts, altered.dts, altered.time_base = packet.pts, packet.dts, packet.time_base
+            altered.stream = stream
+            altered.is_keyframe = packet.is_keyframe
+            container.mux(altered)
+    return target.getvalue()
+
+
+def _with_size(data: bytes, side: int) -> bytes:
+    """Replace the sequence parameter set of an Annex B packet."""
+    nals = [nal for nal in data.replace(b"\0\0\0\1", b"\0\0\1").split(b"\0\0\1") if nal]
+    return b"".join(b"\0\0\0\1" + (_sps(side) if nal[0] & 31 == 7 else nal) for nal in nals)
+
+
+def _sps(side: int) -> bytes:
+    def golomb(value: int) -> str:
+        bits = f"{value + 1:b}"
+        return "0" * (len(bits) - 1) + bits
+
+    blocks = side // 16 - 1
+    # Baseline, level 6.2: identifier 0, frame numbers of 4 bits, picture order 2, one reference, no crop, no VUI.
+    bits = "010000101100000000111110" + golomb(0) + golomb(0) + golomb(2) + golomb(1) + "0"
+    bits += golomb(blocks) + golomb(blocks) + "1" + "1" + "0" + "0" + "1"
+    bits += "0" * (-len(bits) % 8)
+    return b"\x67" + int(bits, 2).to_bytes(len(bits) // 8, "big")

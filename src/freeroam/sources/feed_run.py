@@ -14,8 +14,11 @@ from freeroam.sources.source import SourceFacts
 from freeroam.vocabulary.errors import SourceError, SourceErrorCode
 from freeroam.vocabulary.frame import FrameWish
 
-TIME_TOLERANCE_S = 10.0
-"""A frame this far behind the end of the bytes given so far means that the timestamps of the container have jumped."""
+AHEAD_TOLERANCE_S = 10.0
+AHEAD_TOLERANCE_SHARE = 0.1
+"""A frame this far behind the end of the bytes given so far (and this share of the run, since durations are rounded)
+means that the timestamps of the container have jumped."""
+BACK_TOLERANCE_S = 0.5
 KEPT_DATES = 64
 
 
@@ -51,6 +54,7 @@ class FeedRun:
     Attributes:
         end_s: Stream time where the bytes given so far end; None where unknown.
         frames: How many frames came out.
+        last_s: Stream time of the last one.
         failure: Why it ended before its bytes did.
     """
 
@@ -68,12 +72,15 @@ class FeedRun:
         self.init = init
         self.end_s: float | None = None
         self.frames = 0
+        self.last_s: float | None = None
         self.failure: SourceError | None = None
         self._feed = feed
         self._queue = queue
         self._facts = facts
         self._after = None if after is None else after._pump
         self._pump: asyncio.Task[None] | None = None
+        self._began_s = 0.0
+        self._jumped = False
         self._starts_s: list[float] = []
         self._dates_s: list[float | None] = []
 
@@ -105,6 +112,11 @@ class FeedRun:
         await self._feed.aclose()
 
     @property
+    def reached_s(self) -> float | None:
+        """Stream time up to which its bytes could be read, once it has ended; None where none could."""
+        return self.last_s if self.failure is not None and self._jumped else self._feed.reached_s
+
+    @property
     def next_due_s(self) -> float | None:
         """When the next sample is due, on the clock of stream time."""
         return self._feed.next_due_s
@@ -119,6 +131,8 @@ class FeedRun:
 
     def begin_segment(self, time_s: float, duration_s: float, captured_epoch_s: float | None) -> None:
         """Say where in the stream the bytes that follow belong."""
+        if self.end_s is None:
+            self._began_s = time_s
         self.end_s = time_s + duration_s
         self._starts_s.append(time_s)
         self._dates_s.append(captured_epoch_s)
@@ -151,10 +165,12 @@ class FeedRun:
             self._after = None
         try:
             async for decoded in self._feed.decoded():
-                if self.end_s is not None and decoded.time_s > self.end_s + TIME_TOLERANCE_S:
+                if self._has_jumped(decoded.time_s):
+                    self._jumped = True
                     message = "the timestamps of the video jump without a discontinuity"
                     raise SourceError(SourceErrorCode.BAD_DATA, message)
                 self.frames += 1
+                self.last_s = decoded.time_s
                 self._note_facts(decoded)
                 await self._queue.put(RunFrame(decoded, self._captured_epoch_s(decoded.time_s)))
         except SourceError as error:
@@ -163,6 +179,13 @@ class FeedRun:
             if error.source_code is SourceErrorCode.DECODER:
                 # The process is gone; whoever opens the source again gets another one at once.
                 await self._queue.put(error)
+
+    def _has_jumped(self, time_s: float) -> bool:
+        if self.last_s is not None and time_s < self.last_s - BACK_TOLERANCE_S:
+            return True
+        if self.end_s is None:
+            return False
+        return time_s > self.end_s + AHEAD_TOLERANCE_S + AHEAD_TOLERANCE_SHARE * (self.end_s - self._began_s)
 
     def _note_facts(self, decoded: DecodedFrame) -> None:
         known, facts = self._feed.facts, self._facts

@@ -7,8 +7,9 @@ be had, and an hour begin a new run. Only one rendition is fetched, the smallest
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -32,9 +33,11 @@ BAD_SEGMENTS = 5
 BAD_RUNS = 3
 """So many runs in a row that the decoder gave up without a frame, and the stream is given up."""
 RUN_S = 3600.0
-LEAST_BUDGET_S = 8.0
+KEPT_PLAN = 256
+"""Segments of a run that are remembered, to be played again if the decoder gives up in an earlier one."""
+SWALLOWED_SEGMENTS = 2.5
+SWALLOWED_SHARE = 0.4
 GREATEST_BUDGET_S = 60.0
-RECORDING_BUDGET_S = 120.0
 
 _REASONS = {
     SourceErrorCode.NOT_FOUND: "segments_not_found",
@@ -56,10 +59,14 @@ class HlsConfig:
         stall_timeout_s: A live playlist that does not change for so long (and three target durations) is frozen; 0
             waits for ever.
         playlist_budget_s: Time for a whole playlist.
+        segment_budget_s: Least time for a segment of a live stream; two target durations if that is more.
+        recording_budget_s: Time for a segment of a recording.
     """
 
     stall_timeout_s: float = 20.0
     playlist_budget_s: float = 10.0
+    segment_budget_s: float = 8.0
+    recording_budget_s: float = 120.0
 
 
 def hls_factory(
@@ -109,6 +116,7 @@ class HlsSource:
         self._segments = SegmentReader(self._session, clock)
         self._decoders = decoders
         self._clock = clock
+        self._config = config
         self._request = request
         self._first = first
         self._wish = request.wish
@@ -117,6 +125,9 @@ class HlsSource:
         self._run: FeedRun | None = None
         self._ending_run: FeedRun | None = None
         self._run_began_s = 0.0
+        self._plan: list[Planned] = []
+        self._ended_plan: list[Planned] = []
+        self._again: deque[Planned] = deque()
         self._bad_segments = 0
         self._bad_runs = 0
         self._must_break = False
@@ -143,6 +154,7 @@ class HlsSource:
         """Follow the playlist to its end and put frames into ``queue``."""
         playlist, variant = await self._playlists.open(self._first, self._wish)
         self.facts.variant = None if variant is None else variant.label
+        self.facts.variants = self._playlists.offered
         self.facts.is_live = not playlist.is_ended
         schedule = Schedule(
             playlist,
@@ -153,28 +165,52 @@ class HlsSource:
         )
         log.info("hls_opened", ref=self._session.home.shown, live=schedule.is_live, variant=self.facts.variant)
         try:
-            while not schedule.is_over:
-                planned = schedule.next()
-                if planned is not None:
-                    await self._play(planned, queue, schedule)
-                elif not schedule.is_over:
-                    schedule.update(await self._playlists.reload(self._settle_failed_run))
-            await self._end_run()
-            await self._settle_run()
+            await self._follow(schedule, queue)
             if not self._has_given_frames and self._last_failure is not None:
                 raise self._last_failure
+        except SourceError as error:
+            if error.source_code is not SourceErrorCode.DECODER:
+                await self._drain()
+            raise
         finally:
             for run in (self._ending_run, self._run):
                 if run is not None:
                     await run.aclose()
 
+    async def _follow(self, schedule: Schedule, queue: FrameQueue) -> None:
+        """Play every segment, those that a failed run swallowed once more, until the video ends."""
+        while True:
+            planned = self._again.popleft() if self._again else schedule.next()
+            if planned is not None:
+                await self._play(planned, queue, schedule)
+            elif schedule.is_over:
+                await self._end_run()
+                await self._settle_run()
+                if not self._again:
+                    return
+            else:
+                if self._run is not None and self._run.failure is not None:
+                    await self._end_run()
+                    await self._settle_run()
+                if not self._again:
+                    schedule.update(await self._playlists.reload())
+
+    async def _drain(self) -> None:
+        """Let the frames come out that were decoded before the stream broke."""
+        with suppress(SourceError):
+            await self._end_run()
+            await self._settle_run()
+
     async def _play(self, planned: Planned, queue: FrameQueue, schedule: Schedule) -> None:
         """Fetch one segment and hand it to the decoder; a bad one is counted and passed over."""
-        budget_s = RECORDING_BUDGET_S
-        if schedule.is_live:
-            budget_s = min(max(2 * schedule.target_s, LEAST_BUDGET_S), GREATEST_BUDGET_S)
+        if self._run is not None and self._run.failure is not None:
+            await self._end_run()
+            await self._settle_run()
+            if self._again:
+                self._again.append(planned)
+                return
         try:
-            data = await self._segments.open(planned.segment, budget_s)
+            data = await self._segments.open(planned.segment, self._budget_s(schedule))
         except SourceError as error:
             self._note_bad(planned, error)
             return
@@ -185,6 +221,12 @@ class HlsSource:
             await self._write(planned, data)
         finally:
             await data.aclose()
+
+    def _budget_s(self, schedule: Schedule) -> float:
+        """Return how long a segment may take; one that takes longer than it plays makes a live stream fall behind."""
+        if not schedule.is_live:
+            return self._config.recording_budget_s
+        return max(min(2 * schedule.target_s, GREATEST_BUDGET_S), self._config.segment_budget_s)
 
     def _must_begin(self, planned: Planned, data: SegmentBytes) -> bool:
         """Return whether a segment needs a demuxer of its own."""
@@ -202,6 +244,9 @@ class HlsSource:
     async def _write(self, planned: Planned, data: SegmentBytes) -> None:
         run, segment = self._run, planned.segment
         assert run is not None
+        self._plan.append(planned)
+        if len(self._plan) > KEPT_PLAN:
+            del self._plan[: KEPT_PLAN // 2]
         run.begin_segment(planned.time_s, segment.duration_s, segment.captured_epoch_s)
         takes_more = True
         try:
@@ -262,6 +307,7 @@ class HlsSource:
         """Give the present run no more bytes; the one before it must be done by now."""
         await self._settle_run()
         self._ending_run, self._run = self._run, None
+        self._ended_plan, self._plan = self._plan, []
         if self._ending_run is not None:
             self._ending_run.end()
 
@@ -280,8 +326,9 @@ class HlsSource:
         if run.frames:
             self._bad_runs = 0
             self._has_given_frames = True
-        if failure is None:
+        if failure is None and not self._swallowed(run):
             return
+        failure = failure or SourceError(SourceErrorCode.BAD_DATA, "the decoder could not read on in a broken segment")
         if failure.source_code is SourceErrorCode.DECODER:
             raise failure
         self.facts.count_skipped("runs_given_up")
@@ -291,12 +338,26 @@ class HlsSource:
         self._bad_runs += 1
         if self._bad_runs >= BAD_RUNS:
             raise failure
+        if self._run is None:
+            # Once a later run has begun, going back would turn stream time around.
+            self._again.extendleft(reversed(self._after_failure(run)))
 
-    async def _settle_failed_run(self) -> None:
-        """Before a wait for more: judge a run that failed, so that a stream without hope is given up in time."""
-        if self._run is not None and self._run.failure is not None:
-            await self._end_run()
-            await self._settle_run()
+    def _swallowed(self, run: FeedRun) -> bool:
+        """Return whether a demuxer lost its way and read whole segments as part of a broken one, without a word."""
+        planned = self._ended_plan
+        if not planned or run.end_s is None:
+            return False
+        reached_s = planned[0].time_s if run.reached_s is None else run.reached_s
+        missing_s = run.end_s - reached_s
+        longest_s = max(one.segment.duration_s for one in planned)
+        # Announced durations are rounded, which adds up over a long run.
+        return missing_s > max(SWALLOWED_SEGMENTS * longest_s, SWALLOWED_SHARE * (run.end_s - planned[0].time_s))
+
+    def _after_failure(self, run: FeedRun) -> list[Planned]:
+        """Return the segments of a failed run that lie behind the place where it failed; always fewer than it had."""
+        planned, self._ended_plan = self._ended_plan, []
+        reached_s = run.reached_s
+        return [one for one in planned[1:] if reached_s is None or one.time_s > reached_s]
 
 
 def _next_on_grid(due_s: float, time_s: float, fps: float) -> float:

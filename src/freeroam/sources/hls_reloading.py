@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 
 from freeroam.clock import Clock
 from freeroam.observability.logs import get_logger
@@ -85,17 +84,13 @@ class PlaylistReader:
         assert failure is not None
         raise failure
 
-    async def reload(self, before_wait: Callable[[], Awaitable[None]]) -> MediaPlaylist:
+    async def reload(self) -> MediaPlaylist:
         """Wait until the playlist may have changed (RFC 8216, 6.3.4), and return it.
-
-        Args:
-            before_wait: Called first.
 
         Raises:
             SourceError: ``stalled``: it has not changed for too long; else why it cannot be had any more.
         """
         assert self._playlist is not None
-        await before_wait()
         wait_s = self._playlist.target_s * (1.0 if self._is_fresh else 0.5)
         wait_s = min(max(wait_s, LEAST_WAIT_S), GREATEST_WAIT_S)
         await self._clock.sleep(self._loaded_s + wait_s - self._clock.monotonic_s())

@@ -138,6 +138,8 @@ class SegmentReader:
                 wanted = await stack.enter_async_context(aclosing(_decrypt(wanted, key, _iv(segment))))
             head, is_whole = await _read_head(wanted)
             container = container_of(head)
+            if container == "mp4" and is_whole:
+                check_boxes(head)
         except BaseException:
             await stack.aclose()
             raise
@@ -194,6 +196,28 @@ def container_of(head: bytes) -> str:
     form = next((name for mark, name in _OTHER_FORMS if head.lstrip()[: len(mark)] == mark), "of an unknown form")
     what = "empty" if not head else form
     raise SourceError(SourceErrorCode.BAD_DATA, f"a segment is {what}, not MPEG-TS or MP4", detail="final")
+
+
+def check_boxes(segment: bytes) -> None:
+    """Check that the outermost boxes of a fragment fill it exactly.
+
+    A demuxer that meets a cut box takes the next segment for the rest of it, and may read on for ever.
+
+    Raises:
+        SourceError: ``bad_data``: they do not.
+    """
+    at = 0
+    while at + 8 <= len(segment):
+        size, name = int.from_bytes(segment[at : at + 4], "big"), segment[at + 4 : at + 8]
+        if size == 1:
+            size = int.from_bytes(segment[at + 8 : at + 16], "big")
+        if size == 0:
+            size = len(segment) - at
+        if size < 8 or not name.isascii() or not name.decode("ascii").isprintable():
+            break
+        at += size
+    if at != len(segment):
+        raise SourceError(SourceErrorCode.BAD_DATA, "a segment was cut short or its boxes are broken")
 
 
 class _Decryptor:

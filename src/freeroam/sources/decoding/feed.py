@@ -29,6 +29,8 @@ class Feed:
         facts: What is known of the video so far.
         next_due_s: When the next sample is due, on the clock of ``time_s``; what the next run's
             ``FeedShape.next_due_s`` is, once this run has ended. None before the first frame.
+        reached_s: Time of the last packet that could be read, once this run has ended, on the clock of ``time_s``; None
+            where none could.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class Feed:
     ) -> None:
         self.facts = FeedFacts()
         self.next_due_s = shape.next_due_s
+        self.reached_s: float | None = None
         self.number = number
         self._shape = shape
         self._reader = reader
@@ -186,8 +189,10 @@ class Feed:
                 self._start_read(message["offset"], message["size"])
             case "over":
                 self.next_due_s = message["next_due_s"]
+                self.reached_s = message.get("reached_s")
                 self._finish(None)
             case "error":
+                self.reached_s = message.get("reached_s")
                 self._finish(SourceError(SourceErrorCode(message["code"]), message["message"]))
 
     def lose(self, reason: str) -> None:

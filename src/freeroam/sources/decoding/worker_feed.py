@@ -51,6 +51,7 @@ class FeedThread:
         self._selector: GroupSelector[av.Packet[VideoStream]] | LiveSelector[av.Packet[VideoStream]]
         self._selector = GroupSelector() if message["lookahead"] else LiveSelector()
         self._shift_s = 0.0
+        self._reached_s: float | None = None
         self._is_shifted = message["starts_at_s"] is None
         self._packets = self._decoded = self._bad = self._bad_in_row = 0
         self._holds_pictures = False
@@ -93,14 +94,17 @@ class FeedThread:
         except Closed:
             return
         except SourceError as error:
-            self._send({"op": "error", "feed": self.number, "code": error.code, "message": error.message})
+            self._tell_end("error", code=error.code, message=error.message)
         except Exception as error:  # whatever a broken stream makes the libraries raise costs its own feed only
             if self.gate.is_closed:
                 return
             text = f"the video could not be read: {type(error).__name__}: {_words(error)}"
-            self._send({"op": "error", "feed": self.number, "code": "bad_data", "message": text})
+            self._tell_end("error", code="bad_data", message=text)
         else:
-            self._send({"op": "over", "feed": self.number, "next_due_s": self._cadence.next_due_s})
+            self._tell_end("over", next_due_s=self._cadence.next_due_s)
+
+    def _tell_end(self, op: str, **message: Any) -> None:
+        self._send({"op": op, "feed": self.number, "reached_s": self._reached_s, **message})
 
     def _decode_run(self) -> None:
         with self._open() as container:
@@ -149,6 +153,7 @@ class FeedThread:
             self._packets += 1
             self._apply_wish()
             unit = self._shifted(units.next(packet))
+            self._reached_s = unit.time_s
             for step in self._selector.push(unit, packet, self._cadence):
                 self._take_step(step, stream)
             if self._packets % FACTS_EVERY == 0:
