@@ -1,12 +1,15 @@
-"""The whole service is killed again and again while it works off a Redis stream: each entry has exactly one result."""
+"""The whole service is killed again and again while it works off a Redis stream: each entry has exactly one result,
+and a listener that comes back with the last id it saw gets each exactly once."""
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -96,7 +99,41 @@ def fill(redis: RedisServer) -> list[str]:
     with client.pipeline(transaction=False) as pipe:
         for number in range(ENTRIES):
             pipe.xadd(KEY, {"frame": picture, "timestamp": 1_700_000_000 + number * 0.01}, id=f"{1000 + number}-0")
-        return [entry.decode() for entry in pipe.execute()]
+        pipe.xadd(KEY, {"eof": "1"}, id=f"{1000 + ENTRIES}-0")
+        return [entry.decode() for entry in pipe.execute()[:-1]]
+
+
+class Follower(threading.Thread):
+    """Follows the job as a browser does: connects again after each break with the last id it saw."""
+
+    def __init__(self, port: int) -> None:
+        super().__init__(daemon=True)
+        self.ids: list[int] = []
+        self.connections = 0
+        self.is_done = False
+        self._port = port
+        self._given_up = threading.Event()
+
+    def give_up(self) -> None:
+        self._given_up.set()
+        self.join(20)
+
+    def run(self) -> None:
+        while not self.is_done and not self._given_up.is_set():
+            try:
+                self._follow()
+            except (urllib.error.URLError, http.client.HTTPException, OSError):
+                time.sleep(0.1)
+
+    def _follow(self) -> None:
+        last = {"Last-Event-ID": str(self.ids[-1])} if self.ids else {}
+        request = urllib.request.Request(f"http://127.0.0.1:{self._port}/api/v1/inference/stream/once", headers=last)
+        with urllib.request.urlopen(request, timeout=30) as stream:
+            self.connections += 1
+            for line in stream:
+                if line.startswith(b"id: "):
+                    self.ids.append(int(line[4:]))
+                self.is_done = self.is_done or line == b"event: done\n"
 
 
 @pytest.mark.timeout(300)
@@ -112,22 +149,29 @@ def test_every_entry_has_one_result_though_the_service_is_killed_five_times(tmp_
         "window": 1,
         "policy": "block",
     }
+    follower = Follower(service.port)
     try:
         service.call("POST", "/api/v1/inference/start", wish)
+        follower.start()
         for kill in range(KILLS):
             goal = ENTRIES * (kill + 1) // (KILLS + 2)
             wait_for(service, goal)
             service.kill()
             service.start()
         wait_for(service, ENTRIES)
+        follower.join(60)
         results = all_results(service)
         status = service.call("GET", "/api/v1/inference/status/once")
     finally:
+        follower.give_up()
         service.stop()
 
     assert [result["id"] for result in results] == list(range(1, ENTRIES + 1))
     assert [entry for result in results for entry in result["metadata"]["frame_ids"]] == entries
     assert [result["error"] for result in results if result["error"]] == []
+    assert (follower.ids, follower.is_done) == (list(range(1, ENTRIES + 1)), True)
+    assert follower.connections > KILLS
+    assert status["status"] == "completed"
     assert (status["results_count"], status["frames_processed"]) == (ENTRIES, ENTRIES)
 
 
@@ -135,7 +179,7 @@ def wait_for(service: Service, results: int) -> None:
     end_s = time.monotonic() + 120.0
     while (status := service.call("GET", "/api/v1/inference/status/once"))["results_count"] < results:
         assert time.monotonic() < end_s, status
-        assert status["status"] in {"pending", "running"}, status
+        assert status["status"] in {"pending", "running", "completed"}, status
         time.sleep(0.02)
 
 
