@@ -102,6 +102,9 @@ class FeedThread:
             self._tell_end("error", code="bad_data", message=text)
         else:
             self._tell_end("over", next_due_s=self._cadence.next_due_s)
+        finally:
+            # A feed that is read to its end stays open while its last frames are due; it is not stuck.
+            self.gate.vitals.is_waiting = True
 
     def _tell_end(self, op: str, **message: Any) -> None:
         self._send({"op": op, "feed": self.number, "reached_s": self._reached_s, **message})
