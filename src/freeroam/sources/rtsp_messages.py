@@ -10,7 +10,7 @@ import hashlib
 import itertools
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from urllib.parse import quote
 
@@ -154,9 +154,13 @@ class Login:
     Args:
         username: Not encoded.
         password: Not encoded.
+        make_nonce: Gives the random text that a client adds.
     """
 
-    def __init__(self, username: str, password: str) -> None:
+    def __init__(
+        self, username: str, password: str, make_nonce: Callable[[], str] = lambda: secrets.token_hex(8)
+    ) -> None:
+        self._make_nonce = make_nonce
         self._username = username
         self._password = password
         self._digest: dict[str, str] | None = None
@@ -192,7 +196,7 @@ class Login:
 
         realm, nonce = challenge.get("realm", ""), challenge.get("nonce", "")
         self._uses += 1
-        count, client_nonce = f"{self._uses:08x}", secrets.token_hex(8)
+        count, client_nonce = f"{self._uses:08x}", self._make_nonce()
         secret = digest(f"{self._username}:{realm}:{self._password}")
         if challenge.get("algorithm", "").lower().endswith("-sess"):
             secret = digest(f"{secret}:{nonce}:{client_nonce}")
@@ -214,8 +218,9 @@ class Login:
 def _challenges(values: list[str]) -> Iterator[tuple[str, dict[str, str]]]:
     for value in values:
         places = list(_CHALLENGE.finditer(value))
-        for place, upcoming in zip(places, [*places[1:], None], strict=True):
-            text = value[place.end() : upcoming.start() if upcoming else len(value)]
+        ends = [place.start() for place in places[1:]] + [len(value)]
+        for place, end in zip(places, ends, strict=False):
+            text = value[place.end() : end]
             pairs = _PARAMETER.findall(text)
             yield place[1].lower(), {name.lower(): quoted or plain for name, quoted, plain in pairs}
 
