@@ -38,7 +38,7 @@ def film() -> tuple[Picture, list[View]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent.parent / "benchmarks" / "clips")
-    parser.add_argument("--preset", default="fast", help="of libx264")
+    parser.add_argument("--preset", default="medium", help="of libx264")
     arguments = parser.parse_args()
     started_s = time.monotonic()
     outputs = []
