@@ -277,11 +277,7 @@ class Settings(BaseSettings):
 
     def decoder_config(self) -> DecoderConfig:
         """Return how decoding is bounded."""
-        return DecoderConfig(
-            max_pixels=self.max_pixels,
-            connect_timeout_s=self.source_open_timeout,
-            read_timeout_s=self.source_read_timeout,
-        )
+        return DecoderConfig(max_pixels=self.max_pixels)
 
     def source_config(self) -> SourceConfig:
         """Return how patient reconnecting is."""

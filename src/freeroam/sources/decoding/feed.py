@@ -82,7 +82,6 @@ class Feed:
                 "next_due_s": shape.next_due_s,
                 "skip_until_s": shape.skip_until_s,
                 "starts_at_s": shape.starts_at_s,
-                "rtsp_url": shape.rtsp_url,
                 "size_bytes": None if self._reader is None else self._reader.size_bytes,
                 "credit": self._config.ahead_frames,
             }

@@ -16,7 +16,6 @@ pixels) ``open_pictures`` gives a ``PictureFeed``.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 
 from freeroam.clock import Clock
@@ -116,6 +115,5 @@ class DecoderPool:
             if not self._slots:
                 break
             self._ready.clear()
-            with contextlib.suppress(TimeoutError):
-                await self._ready.wait()
+            await self._ready.wait()
         raise SourceError(SourceErrorCode.DECODER, "the decoders are not running")

@@ -107,7 +107,7 @@ class DecoderSlot:
         config = self._config
         child = await ChildProcess.start(
             "freeroam.sources.decoding.worker",
-            [str(config.max_pixels), str(config.connect_timeout_s), str(config.read_timeout_s)],
+            [str(config.max_pixels)],
             name=self._name,
             # One arena a thread would keep what a long gone feed once needed.
             env={**thread_environment(1), "MALLOC_ARENA_MAX": "2", "AV_LOG_FORCE_NOCOLOR": "1"},
@@ -119,9 +119,9 @@ class DecoderSlot:
         return child
 
     async def _live(self, child: ChildProcess) -> None:
-        """Keep a process in this place until cancelled."""
-        pause_s = FIRST_PAUSE_S
+        """Keep a process in this place until cancelled; one that dies again soon is replaced after a growing pause."""
         current: ChildProcess | None = child
+        pause_s = 0.0
         try:
             while True:
                 if current is not None:
@@ -129,13 +129,13 @@ class DecoderSlot:
                     await self._serve(current)
                     current = None
                     if self._clock.monotonic_s() - born_s > HEALTHY_AFTER_S:
-                        pause_s = FIRST_PAUSE_S
+                        pause_s = 0.0
+                await self._clock.sleep(pause_s)
+                pause_s = min(max(FIRST_PAUSE_S, pause_s * 2), LONGEST_PAUSE_S)
                 try:
                     current = await self._spawn()
                 except OSError as error:
                     log.warning("decoder_not_started", decoder=self._name, error=str(error))
-                await self._clock.sleep(0 if current is not None and pause_s == FIRST_PAUSE_S else pause_s)
-                pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
         finally:
             if current is not None:
                 self._bury(current, "stopped")

@@ -32,8 +32,6 @@ class DecoderConfig:
         unread_bytes: Bytes a feed may hold that its decoder has not read; ``Feed.write`` waits beyond that.
         frame_deadline_s: A decoder that works longer than this without a sign of life is replaced.
         silence_deadline_s: A decoder process that answers nothing for this long is replaced.
-        connect_timeout_s: How long the RTSP demuxer may take to open its loopback address.
-        read_timeout_s: How long that demuxer may wait for data.
     """
 
     processes: int = field(default_factory=lambda: min(2, os.cpu_count() or 1))
@@ -43,8 +41,6 @@ class DecoderConfig:
     unread_bytes: int = 4 * 1024 * 1024
     frame_deadline_s: float = 10.0
     silence_deadline_s: float = 2.0
-    connect_timeout_s: float = 10.0
-    read_timeout_s: float = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +58,6 @@ class FeedShape:
         skip_until_s: Frames at or before this time are not given; a feed that can seek starts at the keyframe before.
         starts_at_s: The time that the run's first keyframe shall have (of a feed that can seek: the container's start);
             None takes the container's timestamps as they are.
-        rtsp_url: ``rtsp://127.0.0.1:<port>/...`` of our own relay, the only address that a decoder opens; such a feed
-            takes no bytes.
     """
 
     wish: FrameWish
@@ -72,7 +66,6 @@ class FeedShape:
     next_due_s: float | None = None
     skip_until_s: float | None = None
     starts_at_s: float | None = None
-    rtsp_url: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

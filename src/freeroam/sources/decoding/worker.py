@@ -1,7 +1,6 @@
 """The decoder process: bytes in, sampled frames out, a thread a feed; the one home of FFmpeg's libraries.
 
-Started by ``slot.DecoderSlot`` as ``python -m freeroam.sources.decoding.worker``. It opens no file and no address but
-the loopback one of our own RTSP relay.
+Started by ``slot.DecoderSlot`` as ``python -m freeroam.sources.decoding.worker``. It opens no file and no address.
 """
 
 from __future__ import annotations
@@ -98,10 +97,7 @@ def main() -> None:
     wire = connect(sys.argv[1:])
     # Log lines made by codec threads deadlock with the interpreter's lock, and they could hold a stream's secrets.
     av.logging.set_level(av.logging.PANIC)
-    limits = Limits(
-        max_pixels=int(sys.argv[1]), connect_timeout_s=float(sys.argv[2]), read_timeout_s=float(sys.argv[3])
-    )
-    Worker(wire, limits).serve()
+    Worker(wire, Limits(max_pixels=int(sys.argv[1]))).serve()
     os._exit(0)
 
 

@@ -17,7 +17,7 @@ from av.video.stream import VideoStream
 from freeroam.sources.decoding.nal import PictureReader
 from freeroam.sources.decoding.policy import GroupSelector, LiveSelector, Unit
 from freeroam.sources.decoding.worker_input import Closed, Gate, PacketInput, PushInput, SeekInput
-from freeroam.sources.decoding.worker_opening import Limits, open_bytes, open_relay, seek_before, video_of
+from freeroam.sources.decoding.worker_opening import Limits, open_bytes, seek_before, video_of
 from freeroam.sources.decoding.worker_scaling import Scaler
 from freeroam.vocabulary.cadence import Cadence
 from freeroam.vocabulary.errors import SourceError, SourceErrorCode
@@ -43,7 +43,7 @@ class FeedThread:
         self.gate = Gate()
         self._asked = message
         self._limits = limits
-        self._send = send
+        self._send_now = send
         self._credit: int = message["credit"]
         self._cadence = Cadence.of_fps(message["fps"], message["next_due_s"])
         self._wished_fps: float | None = None
@@ -58,9 +58,7 @@ class FeedThread:
         self._worked_s = 0.0
         self._facts: dict[str, Any] = {}
         self._size: tuple[int, int] | None = None
-        self.input: PushInput | SeekInput | None = None
-        if message["rtsp_url"] is None:
-            self.input = self._make_input(message["size_bytes"])
+        self.input = self._make_input(message["size_bytes"])
         self._thread = threading.Thread(target=self._run, name=f"feed-{self.number}", daemon=True)
 
     def start(self) -> None:
@@ -87,6 +85,11 @@ class FeedThread:
             size_bytes,
             lambda offset, size: self._send({"op": "need", "feed": number, "offset": offset, "size": size}),
         )
+
+    def _send(self, message: dict[str, Any]) -> None:
+        """Tell the parent; a parent that is slow to read does not make this feed a hanging one."""
+        with self.gate.vitals.waiting():
+            self._send_now(message)
 
     def _run(self) -> None:
         try:
@@ -121,18 +124,15 @@ class FeedThread:
         """Open the demuxer.
 
         Raises:
-            SourceError: ``bad_data`` if it is no container; ``timeout`` or ``unavailable`` if the relay fails.
+            SourceError: ``bad_data``: it is no container.
         """
-        url = self._asked["rtsp_url"]
         try:
-            if self.input is None:
-                return open_relay(url, self.gate, self._limits)
             return open_bytes(self.input, self._asked["container"], self._limits)
         except FFmpegError as error:
             if self.gate.is_closed:
                 raise Closed from error
-            code = SourceErrorCode.BAD_DATA if url is None else _relay_code(error)
-            raise SourceError(code, f"the video could not be opened: {_words(error)}") from error
+            text = f"the video could not be opened: {_words(error)}"
+            raise SourceError(SourceErrorCode.BAD_DATA, text) from error
 
     def _seek(self, container: InputContainer, stream: VideoStream) -> None:
         """Set the time of the container's start, and go to the keyframe before the first frame that is wanted."""
@@ -173,9 +173,8 @@ class FeedThread:
         """Return the next packet; None at the end, which for a file that was cut off is where the cut is.
 
         Raises:
-            SourceError: ``bad_data``: what was pushed is no longer readable; else why the relay's connection broke.
+            SourceError: ``bad_data``: what was pushed is no longer readable.
         """
-        self.gate.vitals.is_waiting = self.input is None
         try:
             packet = next(packets, None)
         except FFmpegError as error:
@@ -183,9 +182,7 @@ class FeedThread:
                 raise Closed from error
             if isinstance(self.input, SeekInput) or isinstance(error, EOFError):
                 return None
-            code = SourceErrorCode.BAD_DATA if self.input is not None else _relay_code(error)
-            raise SourceError(code, f"the video broke off: {_words(error)}") from error
-        self.gate.vitals.is_waiting = False
+            raise SourceError(SourceErrorCode.BAD_DATA, f"the video broke off: {_words(error)}") from error
         self.gate.vitals.beat()
         if self.gate.is_closed:
             raise Closed
@@ -314,15 +311,6 @@ class _Units:
         is_key = packet.is_keyframe
         is_reference, is_closed = self._reader.read(bytes(packet), is_key=is_key)
         return Unit(time_s, is_key, is_reference and not packet.is_disposable, is_closed)
-
-
-def _relay_code(error: FFmpegError) -> SourceErrorCode:
-    """Return why our relay's connection failed; the relay itself knows the far end's reason better."""
-    if isinstance(error, av.error.ExitError | av.error.TimeoutError):
-        return SourceErrorCode.TIMEOUT
-    if isinstance(error, av.error.InvalidDataError):
-        return SourceErrorCode.BAD_DATA
-    return SourceErrorCode.UNAVAILABLE
 
 
 def _words(error: Exception) -> str:

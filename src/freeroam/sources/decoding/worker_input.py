@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 ACKNOWLEDGE_BYTES = 256 * 1024
 READ_BYTES = 64 * 1024
@@ -26,6 +27,16 @@ class Vitals:
     def beat(self) -> None:
         """Say that something was done."""
         self.alive_s = time.monotonic()
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Say that what is done meanwhile is waiting for somebody else."""
+        self.is_waiting = True
+        try:
+            yield
+        finally:
+            self.is_waiting = False
+            self.beat()
 
     def busy_s(self) -> float:
         """Return for how long it has worked without a sign of life; 0 while it waits for bytes or credit."""
@@ -52,13 +63,9 @@ class Gate:
         Raises:
             Closed: The feed was closed.
         """
-        self.vitals.is_waiting = True
-        try:
+        with self.vitals.waiting():
             while not self.is_closed and not ready():
                 self.condition.wait()
-        finally:
-            self.vitals.is_waiting = False
-            self.vitals.beat()
         if self.is_closed:
             raise Closed
 

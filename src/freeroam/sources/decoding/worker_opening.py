@@ -1,4 +1,4 @@
-"""How a decoder process opens what it is given: which containers, which options, which sizes, which one address."""
+"""How a decoder process opens what it is given: which containers, which options, which sizes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from av.container import InputContainer
 from av.error import FFmpegError
 from av.video.stream import VideoStream
 
-from freeroam.sources.decoding.worker_input import READ_BYTES, Gate, PacketInput, PushInput, SeekInput
+from freeroam.sources.decoding.worker_input import READ_BYTES, PacketInput, PushInput, SeekInput
 from freeroam.vocabulary.errors import SourceError, SourceErrorCode
 
 DEMUXERS = {
@@ -28,12 +28,6 @@ KNOWN_DEMUXERS = "mpegts,mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,flv,avi,mpeg,mpeg
 """What probing may find; without this list a text that lists other addresses would be opened as a playlist."""
 
 BYTES_OPTIONS = {"protocol_whitelist": "none", "format_whitelist": KNOWN_DEMUXERS, "analyzeduration": "3000000"}
-RELAY_OPTIONS = {
-    "rtsp_transport": "tcp",
-    "protocol_whitelist": "tcp",
-    "analyzeduration": "1000000",
-    "fflags": "nobuffer",
-}
 PACKET_OPTIONS = {
     "sdp_flags": "custom_io",
     "protocol_whitelist": "none",
@@ -42,7 +36,6 @@ PACKET_OPTIONS = {
 }
 PACKET_BUFFER_BYTES = 256 * 1024
 """Room for a whole packet (at most 64 KiB) in each read of the demuxer, which never takes the last 32 KiB."""
-LOOPBACK = "rtsp://127.0.0.1:"
 SEEK_BACK_S = (0.0, 12.0, 60.0)
 """How far before the wanted time to look for a keyframe, in containers that do not list them."""
 
@@ -52,8 +45,6 @@ class Limits:
     """What the process was told at its start; see ``DecoderConfig``."""
 
     max_pixels: int
-    connect_timeout_s: float
-    read_timeout_s: float
 
     def check_size(self, width_px: int, height_px: int) -> None:
         """Refuse pictures that are too large.
@@ -83,23 +74,6 @@ def open_bytes(source: PushInput | SeekInput, container: str | None, limits: Lim
     options = {**BYTES_OPTIONS, "max_pixels": str(limits.max_pixels), "threads": "1"}
     demuxer = None if container is None else DEMUXERS[container]
     opened: InputContainer = av.open(source, "r", demuxer, options=options, buffer_size=READ_BYTES)
-    return opened
-
-
-def open_relay(url: str, gate: Gate, limits: Limits) -> InputContainer:
-    """Open the RTSP demuxer on our own relay's loopback address.
-
-    Raises:
-        SourceError: ``forbidden``: it is another address.
-        FFmpegError: The relay, or who is behind it, does not answer as RTSP should.
-    """
-    if not url.startswith(LOOPBACK):
-        raise SourceError(SourceErrorCode.FORBIDDEN, "a decoder opens no address but the relay's")
-    options = {**RELAY_OPTIONS, "max_pixels": str(limits.max_pixels), "threads": "1"}
-    gate.vitals.is_waiting = True
-    opened: InputContainer = av.open(
-        url, "r", "rtsp", options=options, timeout=(limits.connect_timeout_s, limits.read_timeout_s)
-    )
     return opened
 
 
