@@ -176,14 +176,10 @@ def main() -> None:
         else:
             ours = asyncio.run(measure_pool(360 if question.ladder else 1080, question.fps, arguments.seconds))
         ratio = ours.cpu / peer.cpu
-        print(
-            f"{question.name:24} {peer.cpu:8.4f} {ours.cpu:8.4f} {ratio:7.3f} {question.bar:6.2f} {ours.delivered:10.1%}",
-            flush=True,
-        )
-        rows.append(
-            {"question": question.name, "peer": peer.cpu, "ours": ours.cpu, "ratio": ratio, "bar": question.bar}
-        )
-        rows[-1]["delivered"] = ours.delivered
+        figures = f"{peer.cpu:8.4f} {ours.cpu:8.4f} {ratio:7.3f} {question.bar:6.2f} {ours.delivered:10.1%}"
+        print(f"{question.name:24} {figures}", flush=True)
+        row = {"peer": peer.cpu, "ours": ours.cpu, "ratio": ratio, "bar": question.bar, "delivered": ours.delivered}
+        rows.append({"question": question.name, **row})
     write_json(f"decode_cost_{arguments.level}", {"rows": rows, "seconds": arguments.seconds})
 
 
