@@ -38,7 +38,7 @@ class SourceOptions(BaseModel):
     """The whitelist of what a job may say about its source; nothing else reaches a decoder.
 
     Attributes:
-        rtsp_transport: ``tcp`` (default) or ``udp`` are RTSP's; only ``tcp`` passes the relay.
+        rtsp_transport: ``tcp`` (default) or ``udp`` are RTSP's; only ``tcp`` is spoken.
         headers: HTTP request headers sent to the stream's own host.
         verify_tls: Whether certificates are checked.
         stall_timeout_s: Silence after which a source is restarted; 0 never.
