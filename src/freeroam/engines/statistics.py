@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter, deque
+from dataclasses import dataclass
 from typing import Any
 
 from freeroam.clock import Clock
 from freeroam.observability.metrics import Metrics
 
 _SAMPLES = 1000
-_WINDOW_S = 60.0
+_WINDOW_S = 60
 OUTCOMES = ("answered", "failed", "expired", "cancelled", "rejected")
 
 
@@ -23,6 +24,15 @@ def percentiles(samples: list[float]) -> dict[str, float | None]:
         return round(ordered[min(len(ordered) - 1, int(share * len(ordered)))], 3)
 
     return {"p50": at(0.50), "p95": at(0.95), "p99": at(0.99)}
+
+
+@dataclass(slots=True)
+class _Second:
+    """What ended in one second of the clock."""
+
+    number: int
+    ended: int = 0
+    failed: int = 0
 
 
 class Statistics:
@@ -46,7 +56,7 @@ class Statistics:
         self._wait_ms: deque[float] = deque(maxlen=_SAMPLES)
         self._model_ms: deque[float] = deque(maxlen=_SAMPLES)
         self._total_ms: deque[float] = deque(maxlen=_SAMPLES)
-        self._recent: deque[tuple[float, bool]] = deque(maxlen=20 * _SAMPLES)
+        self._seconds: deque[_Second] = deque(maxlen=_WINDOW_S)
 
     def count_outcome(self, outcome: str, amount: int = 1) -> None:
         """Count requests that ended, by one of ``OUTCOMES``."""
@@ -54,8 +64,9 @@ class Statistics:
             return
         self._outcomes[outcome] += amount
         if outcome in {"answered", "failed"}:
-            now_s = self._clock.monotonic_s()
-            self._recent.extend([(now_s, outcome == "answered")] * amount)
+            second = self._this_second()
+            second.ended += amount
+            second.failed += amount if outcome == "failed" else 0
         if self._metrics is not None:
             self._metrics.questions.labels(self._model, outcome).inc(amount)
 
@@ -91,14 +102,25 @@ class Statistics:
             self._metrics.queue_length.labels(self._model).set(queued)
             self._metrics.replicas_ready.labels(self._model).set(replicas_ready)
 
+    def _this_second(self) -> _Second:
+        number = int(self._clock.monotonic_s())
+        if not self._seconds or self._seconds[-1].number != number:
+            self._seconds.append(_Second(number))
+        return self._seconds[-1]
+
     def snapshot(self) -> dict[str, Any]:
-        """Return all of it; ``p50``, ``p95``, ``p99`` are of the whole time from admission to answer, milliseconds."""
-        since_s = self._clock.monotonic_s() - _WINDOW_S
-        recent = [is_good for moment_s, is_good in self._recent if moment_s >= since_s]
+        """Return all of it.
+
+        ``p50``, ``p95``, ``p99`` are of the whole time from admission to answer, milliseconds; ``throughput`` and
+        ``error_rate`` are of the last minute, answers a second and the share that failed.
+        """
+        since = int(self._clock.monotonic_s()) - _WINDOW_S
+        ended = sum(second.ended for second in self._seconds if second.number > since)
+        failed = sum(second.failed for second in self._seconds if second.number > since)
         return {
             **percentiles(list(self._total_ms)),
-            "throughput": round(len(recent) / _WINDOW_S, 3),
-            "error_rate": round(1.0 - sum(recent) / len(recent), 4) if recent else 0.0,
+            "throughput": round(ended / _WINDOW_S, 3),
+            "error_rate": round(failed / ended, 4) if ended else 0.0,
             "wait_ms": percentiles(list(self._wait_ms)),
             "model_ms": percentiles(list(self._model_ms)),
             "calls": self._calls,

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from freeroam.models.base import BaseVLM, Question
 from freeroam.models.prompt_classes import CLASSES, read_prompt, sentence
-from freeroam.vocabulary.errors import ConfigurationError, MissingExtra
+from freeroam.vocabulary.errors import ConfigurationError
 from freeroam.vocabulary.inference import InferenceParams
 from freeroam.vocabulary.model import ModelWishes
 
@@ -83,13 +83,12 @@ class Detector(BaseVLM):
             device: ``auto`` takes CUDA if this onnxruntime has it, else the processor.
 
         Raises:
-            ConfigurationError: No such file, or a CUDA device was asked for and is not there.
-            MissingExtra: onnxruntime is not installed.
+            ConfigurationError: No such file, no onnxruntime, or a CUDA device was asked for and is not there.
         """
         try:
             import onnxruntime
         except ImportError as error:
-            raise MissingExtra("onnxruntime", "detector") from error
+            raise ConfigurationError("the detector needs onnxruntime; run: pip install onnxruntime") from error
         path = Path(model_path) if model_path else WEIGHTS
         path = path / "model.onnx" if path.is_dir() else path
         if not path.is_file():

@@ -18,6 +18,7 @@ _LINES_PER_CHUNK = 20
 _LINE_CHARS = 2000
 _CHUNK_BYTES = 16 * 1024
 _LAST_LINES = 20
+_LAST_WORDS_S = 0.5
 
 log = get_logger(__name__)
 
@@ -41,14 +42,16 @@ class ChildProcess:
     terminal reaches only the parent. When it dies, ``wire.receive()`` gives what it still said and then None.
     """
 
-    def __init__(self, process: asyncio.subprocess.Process, wire: Wire, lifeline_fd: int, name: str) -> None:
+    def __init__(
+        self, process: asyncio.subprocess.Process, wire: Wire, lifeline_fd: int, output_fd: int, name: str
+    ) -> None:
         self._process = process
         self._lifeline_fd: int | None = lifeline_fd
         self._pidfd = _descriptor_of(process.pid)
         self._last_lines: deque[str] = deque(maxlen=_LAST_LINES)
         self.wire = wire
         self.name = name
-        self._printing = asyncio.create_task(self._log_lines(), name=f"{name}-output")
+        self._printing = asyncio.create_task(self._log_lines(output_fd), name=f"{name}-output")
         self._watching = asyncio.create_task(self._watch(), name=f"{name}-exit")
 
     @classmethod
@@ -70,6 +73,8 @@ class ChildProcess:
         """
         ours, theirs = socket_pair()
         lifeline_read, lifeline_write = os.pipe()
+        # A pipe of our own: asyncio takes a process for alive while anybody, a grandchild too, holds one of its pipes.
+        output_read, output_write = os.pipe()
         try:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
@@ -80,8 +85,8 @@ class ChildProcess:
                 str(theirs.fileno()),
                 str(lifeline_read),
                 stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.STDOUT,
+                stdout=output_write,
+                stderr=output_write,
                 pass_fds=(theirs.fileno(), lifeline_read),
                 env=_environment(env or {}),
                 start_new_session=True,
@@ -89,11 +94,13 @@ class ChildProcess:
         except BaseException:
             ours.close()
             os.close(lifeline_write)
+            os.close(output_read)
             raise
         finally:
             theirs.close()
             os.close(lifeline_read)
-        return cls(process, Wire(ours), lifeline_write, name)
+            os.close(output_write)
+        return cls(process, Wire(ours), lifeline_write, output_read, name)
 
     @property
     def pid(self) -> int:
@@ -152,7 +159,10 @@ class ChildProcess:
 
     async def _end(self) -> None:
         await self._watching
-        # A grandchild may hold the pipe open for ever.
+        # What it still said is in the pipe; a grandchild outside its group may hold that open for ever.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LAST_WORDS_S):
+                await asyncio.shield(self._printing)
         self._printing.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._printing
@@ -164,6 +174,9 @@ class ChildProcess:
         if self._pidfd is not None:
             os.close(self._pidfd)
             self._pidfd = None
+        # It led a session of its own, so what it started and left behind is in its group.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
         if self.wire.failure is not None:
             log.error("wire_broken", child=self.name, pid=self.pid, why=self.wire.failure)
         log.debug("child_ended", child=self.name, pid=self.pid, status=status)
@@ -173,17 +186,23 @@ class ChildProcess:
             os.close(self._lifeline_fd)
             self._lifeline_fd = None
 
-    async def _log_lines(self) -> None:
-        output = self._process.stdout
-        assert output is not None
+    async def _log_lines(self, output_fd: int) -> None:
+        loop = asyncio.get_running_loop()
+        output = asyncio.StreamReader()
+        transport, _ = await loop.connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(output), os.fdopen(output_fd, "rb", buffering=0)
+        )
         rest = b""
-        while chunk := await output.read(_CHUNK_BYTES):
-            *lines, rest = (rest + chunk).split(b"\n")
-            if len(rest) > _CHUNK_BYTES:
-                lines, rest = [*lines, rest], b""
-            self._log_chunk(lines)
-        if rest:
-            self._log_chunk([rest])
+        try:
+            while chunk := await output.read(_CHUNK_BYTES):
+                *lines, rest = (rest + chunk).split(b"\n")
+                if len(rest) > _CHUNK_BYTES:
+                    lines, rest = [*lines, rest], b""
+                self._log_chunk(lines)
+            if rest:
+                self._log_chunk([rest])
+        finally:
+            transport.close()
 
     def _log_chunk(self, lines: list[bytes]) -> None:
         """Log a few lines of what came at once and count the rest, so that a chatty child cannot flood the log."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -33,11 +34,10 @@ def connect(args: Sequence[str]) -> BlockingWire:
 
 def _end_with_parent(lifeline_fd: int) -> None:
     """Leave at once, without clean-up that could hang, when the other end of the pipe closes."""
-    while True:
-        try:
-            if not os.read(lifeline_fd, 1):
-                os._exit(EXIT_ORPHANED)
-        except InterruptedError:
-            continue
-        except OSError:
-            os._exit(EXIT_ORPHANED)
+    with contextlib.suppress(OSError):
+        while os.read(lifeline_fd, 1):
+            pass
+    if os.getpgrp() == os.getpid():
+        # What a model started must not outlive it; this ends the own process too.
+        os.killpg(0, signal.SIGKILL)
+    os._exit(EXIT_ORPHANED)

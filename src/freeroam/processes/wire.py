@@ -1,12 +1,9 @@
 """The wire between this process and its children: length-prefixed msgpack, with large bytes beside it, uncopied.
 
 A message is a dictionary of what msgpack knows. The bytes under its key ``blobs`` (a list of bytes-like values,
-pictures mostly) are not packed: they follow the packed part raw, so the sender hands them to the kernel where they lie
-and the receiver gets ``memoryview`` slices of the one buffer that the message arrived in. On the socket::
-
-    uint32 packed_bytes, uint32 blobs_bytes (little endian) | msgpack [message, [length of each blob]] | blobs
-
-Nothing is pickled, so a child that was taken over can send data, never code.
+pictures mostly) are not packed: they follow the packed part raw (``framing``), so the sender hands them to the kernel
+where they lie and the receiver gets ``memoryview`` slices of the one buffer that the message arrived in. Nothing is
+pickled, so a child that was taken over can send data, never code.
 """
 
 from __future__ import annotations
@@ -15,27 +12,26 @@ import asyncio
 import contextlib
 import select
 import socket
-import struct
 import threading
 from collections import deque
-from collections.abc import Iterable
-from typing import Any
 
-import msgpack
+from freeroam.processes.framing import BLOBS, MAX_MESSAGE_BYTES, Buffer, Deframer, Message, Outbox, pack
 
-from freeroam.vocabulary.errors import TooLarge
+__all__ = [
+    "BLOBS",
+    "MAX_MESSAGE_BYTES",
+    "BlockingWire",
+    "Buffer",
+    "Deframer",
+    "Message",
+    "Wire",
+    "pack",
+    "socket_pair",
+]
 
-Message = dict[str, Any]
-Buffer = bytes | bytearray | memoryview
-
-BLOBS = "blobs"
-MAX_MESSAGE_BYTES = 256 * 1024 * 1024
 MAX_UNREAD_BYTES = 64 * 1024 * 1024
 SOCKET_BUFFER_BYTES = 4 * 1024 * 1024
-_PREFIX = struct.Struct("<II")
-_SCRATCH_BYTES = 64 * 1024
 _READS_PER_TURN = 16
-_BUFFERS_PER_SEND = 64  # well under IOV_MAX, which is 1024 on Linux and macOS
 
 
 def socket_pair() -> tuple[socket.socket, socket.socket]:
@@ -46,141 +42,6 @@ def socket_pair() -> tuple[socket.socket, socket.socket]:
             with contextlib.suppress(OSError):
                 end.setsockopt(socket.SOL_SOCKET, option, SOCKET_BUFFER_BYTES)
     return pair
-
-
-def pack(message: Message) -> list[Buffer]:
-    """Return the buffers that carry ``message``, prefix first; blobs are referred to, not copied.
-
-    Raises:
-        TooLarge: The message is over ``MAX_MESSAGE_BYTES``.
-    """
-    blobs: list[Buffer] = [_flat(blob) for blob in message.get(BLOBS) or ()]
-    body = {key: value for key, value in message.items() if key != BLOBS} if BLOBS in message else message
-    lengths = [len(blob) for blob in blobs]
-    packed: bytes = msgpack.packb([body, lengths], use_bin_type=True)
-    total = len(packed) + sum(lengths)
-    if total > MAX_MESSAGE_BYTES:
-        raise TooLarge(f"a message of {total} bytes is over the limit of {MAX_MESSAGE_BYTES} bytes between processes")
-    return [_PREFIX.pack(len(packed), total - len(packed)) + packed, *blobs]
-
-
-def _flat(blob: Buffer) -> Buffer:
-    if isinstance(blob, memoryview) and (blob.ndim != 1 or blob.itemsize != 1):
-        return blob.cast("B")
-    return blob
-
-
-class Deframer:
-    """Cuts what arrives on a socket into messages; large ones are received in place.
-
-    Use: read into ``space()``, then give the count to ``advance``.
-    """
-
-    def __init__(self) -> None:
-        self._scratch = bytearray(_SCRATCH_BYTES)
-        self._start = 0
-        self._end = 0
-        self._body: bytearray | None = None
-        self._body_filled = 0
-        self._packed_bytes = 0
-
-    def space(self) -> memoryview:
-        """Return where the next bytes belong; never empty."""
-        if self._body is not None:
-            return memoryview(self._body)[self._body_filled :]
-        return memoryview(self._scratch)[self._end :]
-
-    def advance(self, count: int) -> list[tuple[Message, int]]:
-        """Take ``count`` bytes that were read into ``space()``; return the messages they complete and their sizes.
-
-        Raises:
-            ValueError: What arrived is no message; nothing further can be read from this socket.
-        """
-        if self._body is not None:
-            self._body_filled += count
-            if self._body_filled < len(self._body):
-                return []
-            body, self._body = self._body, None
-            return [(_unpack(body, self._packed_bytes), len(body))]
-        self._end += count
-        return self._cut()
-
-    def _cut(self) -> list[tuple[Message, int]]:
-        messages: list[tuple[Message, int]] = []
-        while self._end - self._start >= _PREFIX.size:
-            packed_bytes, blobs_bytes = _PREFIX.unpack_from(self._scratch, self._start)
-            total = packed_bytes + blobs_bytes
-            if total > MAX_MESSAGE_BYTES:
-                raise ValueError(f"a message announces {total} bytes")
-            begin = self._start + _PREFIX.size
-            here = self._end - begin
-            if here < total:
-                if _PREFIX.size + total > _SCRATCH_BYTES:
-                    self._body = bytearray(total)
-                    self._body[:here] = self._scratch[begin : self._end]
-                    self._body_filled, self._packed_bytes = here, packed_bytes
-                    self._start = self._end = 0
-                    return messages
-                break
-            messages.append((_unpack(bytes(self._scratch[begin : begin + total]), packed_bytes), total))
-            self._start = begin + total
-        rest = self._end - self._start
-        if self._start:
-            self._scratch[:rest] = self._scratch[self._start : self._end]
-            self._start, self._end = 0, rest
-        return messages
-
-
-def _unpack(body: bytes | bytearray, packed_bytes: int) -> Message:
-    view = memoryview(body)
-    unpacked = msgpack.unpackb(view[:packed_bytes], raw=False, strict_map_key=False)
-    if not isinstance(unpacked, list) or len(unpacked) != 2 or not isinstance(unpacked[0], dict):
-        raise ValueError("not a message of ours")
-    message: Message = unpacked[0]
-    lengths: list[int] = unpacked[1]
-    if sum(lengths) != len(body) - packed_bytes:
-        raise ValueError("the blobs of a message do not fill it")
-    if lengths:
-        at, blobs = packed_bytes, []
-        for length in lengths:
-            blobs.append(view[at : at + length])
-            at += length
-        message[BLOBS] = blobs
-    return message
-
-
-class _Outbox:
-    """Buffers that wait to be written, oldest first."""
-
-    def __init__(self) -> None:
-        self._buffers: deque[Buffer] = deque()
-        self.waiting_bytes = 0
-
-    def __bool__(self) -> bool:
-        return bool(self._buffers)
-
-    def add(self, buffers: Iterable[Buffer]) -> None:
-        for buffer in buffers:
-            if len(buffer):
-                self._buffers.append(buffer)
-                self.waiting_bytes += len(buffer)
-
-    def write_some(self, sock: socket.socket) -> None:
-        """Give the kernel what it takes in one call; raises what ``sendmsg`` raises."""
-        head = [self._buffers[index] for index in range(min(len(self._buffers), _BUFFERS_PER_SEND))]
-        sent = sock.sendmsg(head)
-        self.waiting_bytes -= sent
-        while sent:
-            first = self._buffers[0]
-            if sent < len(first):
-                self._buffers[0] = memoryview(first)[sent:]
-                return
-            sent -= len(first)
-            self._buffers.popleft()
-
-    def clear(self) -> None:
-        self._buffers.clear()
-        self.waiting_bytes = 0
 
 
 class Wire:
@@ -200,7 +61,7 @@ class Wire:
         self._sock = sock
         self.failure: str | None = None
         self._loop = asyncio.get_running_loop()
-        self._outbox = _Outbox()
+        self._outbox = Outbox()
         self._flush_handle: asyncio.Handle | None = None
         self._is_writer_added = False
         self._drained: asyncio.Future[None] | None = None
@@ -376,7 +237,7 @@ class BlockingWire:
         Raises:
             TooLarge: The message is over ``MAX_MESSAGE_BYTES``.
         """
-        outbox = _Outbox()
+        outbox = Outbox()
         outbox.add(pack(message))
         with self._sending:
             try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 
 from freeroam.processes.lifeline import connect
@@ -20,6 +21,8 @@ def main() -> None:
         elif message["kind"] == "print":
             print(message["text"])
             wire.send({"kind": "printed"})
+        elif message["kind"] == "spawn":
+            wire.send({"kind": "spawned", "pid": subprocess.Popen(["sleep", "600"]).pid})
         elif message["kind"] == "garble":
             wire._sock.send(b"\xff" * 64)
         elif message["kind"] == "last word":

@@ -81,6 +81,24 @@ async def test_a_killed_child_is_noticed(child: ChildProcess) -> None:
     await child.wire.drain()
 
 
+@pytest.mark.parametrize("end", ["killed", "closed", "last word"])
+async def test_what_a_child_started_ends_with_it(child: ChildProcess, end: str) -> None:
+    await child.wire.receive()
+    child.wire.send({"kind": "spawn"})
+    spawned = await child.wire.receive()
+    assert spawned is not None
+    grandchild = psutil.Process(spawned["pid"])
+
+    if end == "killed":
+        os.kill(child.pid, signal.SIGKILL)
+    elif end == "closed":
+        await child.aclose()
+    else:
+        child.wire.send({"kind": "last word"})
+
+    await until(lambda: not grandchild.is_running() or grandchild.status() == psutil.STATUS_ZOMBIE)
+
+
 async def test_a_stopped_child_can_be_closed(child: ChildProcess) -> None:
     await child.wire.receive()
     os.kill(child.pid, signal.SIGSTOP)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from freeroam.batching.policy import BatchRules, Credit, Entry, Line, decide
@@ -185,6 +185,7 @@ def test_an_impossible_batch_is_refused(size: int) -> None:
         BatchRules(max_batch=size)
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(st.sampled_from("abcde"), st.sampled_from(list(Priority)), st.floats(0, 10), st.booleans()),
@@ -206,6 +207,7 @@ def test_everybody_is_served_exactly_once(asked, slots: int) -> None:
     assert len(line) == 0
 
 
+@settings(deadline=None)
 @given(st.integers(1, 200), st.integers(1, 6))
 def test_one_stream_cannot_crowd_out_another(crowd: int, others: int) -> None:
     line = line_of(*(entry("crowd") for _ in range(crowd)), *(entry(f"other{n}") for n in range(others)))

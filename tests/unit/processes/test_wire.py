@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from freeroam.processes.wire import MAX_MESSAGE_BYTES, BlockingWire, Deframer, Message, pack, socket_pair
@@ -24,6 +24,7 @@ def plain(message: Message) -> Message:
     return {key: [bytes(blob) for blob in value] if key == "blobs" else value for key, value in message.items()}
 
 
+@settings(deadline=None, max_examples=30)
 @given(st.lists(st.integers(1, 90_000), min_size=1, max_size=20))
 def test_any_splitting_gives_the_same_messages(steps: list[int]) -> None:
     data = b"".join(bytes(buffer) for message in MESSAGES for buffer in pack(message))
