@@ -196,5 +196,4 @@ async def test_callers_that_go_away_leak_no_connection(store: Store) -> None:
 
     await until(lambda: not store._reads)
     assert await store.append(row("a", "1")) == 1
-    assert store._reader is not None
-    assert store._reader.pool.checkedout() == 0  # type: ignore[attr-defined]
+    assert store._transactions._reading.pool.checkedout() == 0

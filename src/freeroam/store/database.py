@@ -6,7 +6,7 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, event, make_url
+from sqlalchemy import URL, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
@@ -17,7 +17,7 @@ BUSY_TIMEOUT_MS = 5000
 READERS = 4
 """Connections that read at once; more would only take turns on the same cores."""
 
-_DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg", "postgres": "postgresql+asyncpg"}
+_DRIVERS = {"sqlite": "sqlite+pysqlite", "postgresql": "postgresql+asyncpg", "postgres": "postgresql+asyncpg"}
 
 
 def parse_url(text: str) -> URL:
@@ -55,23 +55,26 @@ def sqlite_path(url: URL) -> Path:
     return Path(url.database)
 
 
-def make_writer(url: URL) -> AsyncEngine:
-    """Return the engine for the one task that writes; each of its transactions takes the write lock at its start."""
-    if not is_sqlite(url):
+def sqlite_engine(url: URL, *, writes: bool) -> Engine:
+    """Return an engine on an SQLite file.
+
+    Args:
+        url: The file.
+        writes: True takes the write lock at the start of each transaction; False holds nothing between statements.
+    """
+    pool: dict[str, Any] = {"poolclass": NullPool} if writes else {"pool_size": READERS, "pool_reset_on_return": None}
+    engine = create_engine(url, **pool)
+    event.listen(engine, "connect", _prepare_sqlite)
+    if writes:
+        event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def postgres_engine(url: URL, *, writes: bool) -> AsyncEngine:
+    """Return an engine on a PostgreSQL server; one that does not write commits each statement by itself."""
+    if writes:
         return create_async_engine(url, pool_size=1, max_overflow=1, pool_pre_ping=True)
-    engine = create_async_engine(url, poolclass=NullPool)
-    event.listen(engine.sync_engine, "connect", _prepare_sqlite)
-    event.listen(engine.sync_engine, "begin", _begin_sqlite)
-    return engine
-
-
-def make_reader(url: URL) -> AsyncEngine:
-    """Return the engine for reads: each statement sees one committed state and holds nothing afterwards."""
-    if not is_sqlite(url):
-        return create_async_engine(url, pool_size=READERS, isolation_level="AUTOCOMMIT", pool_pre_ping=True)
-    engine = create_async_engine(url, pool_size=READERS, max_overflow=0, pool_reset_on_return=None)
-    event.listen(engine.sync_engine, "connect", _prepare_sqlite)
-    return engine
+    return create_async_engine(url, pool_size=READERS, isolation_level="AUTOCOMMIT", pool_pre_ping=True)
 
 
 def _prepare_sqlite(connection: Any, _: Any) -> None:

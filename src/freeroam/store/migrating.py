@@ -7,10 +7,10 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
-from sqlalchemy.ext.asyncio import AsyncEngine
 
-from freeroam.store.database import is_sqlite, make_writer, parse_url, sqlite_path
+from freeroam.store.database import is_sqlite, parse_url, sqlite_path
 from freeroam.store.locking import FileLock
+from freeroam.store.transactions import Transactions, open_transactions
 from freeroam.vocabulary.errors import ConfigurationError
 
 _ADVISORY_KEY = 0x46524545
@@ -27,19 +27,19 @@ async def migrate(url_text: str) -> str:
     lock = FileLock(sqlite_path(url)) if is_sqlite(url) else None
     if lock:
         lock.acquire()
-    engine = make_writer(url)
+    transactions = open_transactions(url)
     try:
-        return await migrate_engine(engine)
+        return await migrate_open(transactions)
     finally:
-        await engine.dispose()
+        await transactions.close()
         if lock:
             lock.release()
 
 
-async def migrate_engine(engine: AsyncEngine) -> str:
-    """Migrate through an engine that is open already and return the revision."""
-    async with engine.begin() as connection:
-        return await connection.run_sync(_upgrade)
+async def migrate_open(transactions: Transactions) -> str:
+    """Migrate a database that is open already, in one transaction, and return its revision."""
+    (revision,) = await transactions.write([_upgrade])
+    return str(revision)
 
 
 def _upgrade(connection: Connection) -> str:

@@ -12,16 +12,16 @@ from typing import TypeVar
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from freeroam.clock import Clock
 from freeroam.observability.logs import get_logger
 from freeroam.store import job_rows, prompt_rows, result_rows
-from freeroam.store.database import is_sqlite, make_reader, make_writer, parse_url, sqlite_path
+from freeroam.store.database import is_sqlite, parse_url, sqlite_path
 from freeroam.store.locking import FileLock
-from freeroam.store.migrating import migrate_engine
+from freeroam.store.migrating import migrate_open
 from freeroam.store.records import Ending, Lease, Progress, ResultRow, StoredJob
-from freeroam.store.writing import Operation, WritingTask
+from freeroam.store.transactions import Operation, Transactions, open_transactions
+from freeroam.store.writing import WritingTask
 from freeroam.vocabulary.errors import StoreError
 from freeroam.vocabulary.job import JobSpec, JobStatus
 from freeroam.vocabulary.prompt import Prompt
@@ -76,8 +76,7 @@ class Store:
         self._url = parse_url(config.url)
         self._lock = FileLock(sqlite_path(self._url)) if is_sqlite(self._url) else None
         self._writer: WritingTask | None = None
-        self._reader: AsyncEngine | None = None
-        self._engines: list[AsyncEngine] = []
+        self._transactions: Transactions | None = None
         self._reads: set[asyncio.Task[object]] = set()
 
     @property
@@ -103,13 +102,12 @@ class Store:
             self._lock.acquire()
             _keep_private(sqlite_path(self._url))
         try:
-            writing, reading = make_writer(self._url), make_reader(self._url)
-            self._reader, self._engines = reading, [writing, reading]
-            revision = await migrate_engine(writing)
+            self._transactions = open_transactions(self._url)
+            revision = await migrate_open(self._transactions)
         except BaseException:
             await self.close()
             raise
-        self._writer = WritingTask(writing, self._clock)
+        self._writer = WritingTask(self._transactions, self._clock)
         self._writer.start()
         log.info("store_opened", database=self._url.get_backend_name(), revision=revision)
 
@@ -119,9 +117,9 @@ class Store:
             await self._writer.close(self._config.operation_timeout_s)
         if self._reads:
             await asyncio.wait(self._reads)
-        for engine in self._engines:
-            await engine.dispose()
-        self._engines = []
+        if self._transactions:
+            transactions, self._transactions = self._transactions, None
+            await transactions.close()
         if self._lock:
             self._lock.release()
 
@@ -266,11 +264,10 @@ class Store:
         return await asyncio.shield(task)
 
     async def _read_now(self, operation: Callable[[Connection], T]) -> T:
-        if self._reader is None:
+        if self._transactions is None:
             raise StoreError("the store is not open")
         try:
-            async with self._reader.connect() as connection:
-                return await connection.run_sync(operation)
+            return await self._transactions.read(operation)
         except (DBAPIError, PoolTimeout, OSError) as error:
             raise StoreError(f"the database did not answer: {getattr(error, 'orig', None) or error}") from error
 

@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from freeroam.clock import Clock
 from freeroam.observability.logs import get_logger
+from freeroam.store.transactions import Operation, Transactions
 from freeroam.vocabulary.errors import FreeroamError, StoreError
 
 log = get_logger(__name__)
 
 T = TypeVar("T")
-Operation = Callable[[Connection], T]
-"""Statements of one transaction. It may run again after a failure, so it must have no effect but on the database."""
 
 GROUP = 256
 """Operations in one commit at most, so that the first of them never waits long for the last."""
@@ -36,27 +32,26 @@ class _Wanted(Generic[T]):
 
 
 class WritingTask:
-    """Owns the writing connection; nobody else's cancellation reaches it.
+    """Owns the writing connection: nobody else's cancellation reaches it.
 
     An idle database commits at once. Under load, whatever arrived during one commit goes into the next, so a
     result waits for at most one other commit. When the database fails, everything waits and is tried again.
 
     Args:
-        engine: Makes the connection.
+        transactions: The open database.
         clock: For the pauses between attempts.
 
     Attributes:
         last_error: Why the database does not take writes now; None while it does.
     """
 
-    def __init__(self, engine: AsyncEngine, clock: Clock) -> None:
-        self._engine = engine
+    def __init__(self, transactions: Transactions, clock: Clock) -> None:
+        self._transactions = transactions
         self._clock = clock
         self._waiting: deque[_Wanted[Any]] = deque()
         self._wake = asyncio.Event()
         self._closing = False
         self._task: asyncio.Task[None] | None = None
-        self._connection: AsyncConnection | None = None
         self.last_error: str | None = None
         self.commits = 0
 
@@ -111,7 +106,7 @@ class WritingTask:
             for wanted in self._waiting:
                 _fail(wanted, StoreError("the store was closed before this was written"))
             self._waiting.clear()
-            await self._drop_connection()
+            await self._transactions.drop()
 
     async def _commit(self, group: list[_Wanted[Any]]) -> None:
         """Commit the group in one transaction; if one of it fails, each gets a transaction of its own."""
@@ -123,7 +118,7 @@ class WritingTask:
             except (FreeroamError, DBAPIError, OSError) as error:
                 log.debug("group_commit_split", operations=len(group), reason=type(error).__name__)
                 if not isinstance(error, FreeroamError):
-                    await self._drop_connection()
+                    await self._transactions.drop()
             else:
                 for wanted, answer in zip(group, answers, strict=True):
                     _answer(wanted, answer)
@@ -137,7 +132,7 @@ class WritingTask:
             try:
                 (answer,) = await self._transact([wanted.operation])
             except (OperationalError, InterfaceError, OSError) as error:
-                await self._drop_connection()
+                await self._transactions.drop()
                 if self.last_error is None:
                     log.warning("store_write_failed", error=_words(error))
                 self.last_error = _words(error)
@@ -152,29 +147,12 @@ class WritingTask:
         return None
 
     async def _transact(self, operations: list[Operation[Any]]) -> list[Any]:
-        if self._connection is None:
-            self._connection = await self._engine.connect()
-        async with self._connection.begin():
-            answers = await self._connection.run_sync(_run_all, operations)
+        answers = await self._transactions.write(operations)
         self.commits += 1
         if self.last_error is not None:
             log.info("store_write_recovered")
             self.last_error = None
         return answers
-
-    async def _drop_connection(self) -> None:
-        if self._connection is None:
-            return
-        connection, self._connection = self._connection, None
-        try:
-            await connection.invalidate()
-            await connection.close()
-        except (DBAPIError, OSError) as error:
-            log.debug("store_connection_dropped", reason=_words(error))
-
-
-def _run_all(connection: Connection, operations: list[Operation[Any]]) -> list[Any]:
-    return [operation(connection) for operation in operations]
 
 
 def _answer(wanted: _Wanted[Any], answer: Any) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
+from freeroam.results.listener import Listener
 from freeroam.vocabulary.errors import ModelError, QueueFull, SourceError, SourceErrorCode
 from freeroam.vocabulary.job import JobPatch, JobStatus, Policy, StartRequest
 from freeroam.vocabulary.model import ModelState, ModelWishes
+from freeroam.vocabulary.result import Event
 from tests.unit.jobs.fakes import Workplace, frame
 from tests.waiting import until
 
@@ -285,13 +289,18 @@ async def test_pieces_are_told_to_listeners_before_the_result(place: Workplace) 
     source = place.sources.of("redis:frames")
     job_id = await start(place, "redis:frames", max_frames=1)
     async with await place.desk.listen(job_id) as listener:
-        await until(lambda: source.requests)
+        hearing = asyncio.ensure_future(hear(listener))
+        following = listener._following[job_id]
+        await until(lambda: source.requests and not following.is_behind and following.reading is None)
         source.put(frame(0))
-
-        events = [event async for event in listener if event.kind.value != "status"]
+        events = await hearing
 
     assert [event.kind.value for event in events] == ["token", "token", "result", "done"]
     assert b'"text":"two "' in events[0].data
+
+
+async def hear(listener: Listener) -> list[Event]:
+    return [event async for event in listener if event.kind.value != "status"]
 
 
 async def test_what_a_model_says_that_json_cannot_becomes_an_error_result(place: Workplace) -> None:

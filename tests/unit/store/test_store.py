@@ -140,8 +140,7 @@ async def test_cancelled_readers_leak_no_connection(store: Store) -> None:
 
     assert await store.find_job("a") is not None
     await until(lambda: not store._reads)
-    assert store._reader is not None
-    assert store._reader.pool.checkedout() == 0  # type: ignore[attr-defined]
+    assert store._transactions._reading.pool.checkedout() == 0
 
 
 async def test_a_caller_that_goes_away_does_not_stop_its_write(store: Store) -> None:
