@@ -160,7 +160,7 @@ class Origin:
         }
         lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items() if value)
         sent = body if reply.cut_at is None else body[: reply.cut_at]
-        request.writer.write(f"HTTP/1.1 {status} X\r\n{lines}\r\n".encode("latin-1") + sent)
+        request.writer.write(f"HTTP/1.1 {status} X\r\n{lines}\r\n".encode() + sent)
         await request.writer.drain()
         return reply.cut_at is None
 

@@ -20,6 +20,9 @@ from freeroam.vocabulary.frame import Frame, FrameWish
 from freeroam.vocabulary.job import SourceOptions
 from tests.origins import HOST
 
+TLS = TlsContexts()
+"""Made once, since making one costs more than a test."""
+
 
 @dataclass
 class Workshop:
@@ -61,11 +64,12 @@ async def workshop(
     cafile: str | None = None,
     timeouts: FetchTimeouts | None = None,
     config: HlsConfig | None = None,
+    clock: SystemClock | None = None,
 ) -> AsyncIterator[Workshop]:
     """Give a workshop; ``decodes=False`` starts no decoder, for tests where nothing gets that far."""
-    clock = SystemClock()
+    clock = clock or SystemClock()
     pool = DecoderPool(DecoderConfig(processes=1), clock)
-    dialer = Dialer(UrlPolicy(allow), resolver, tls=TlsContexts(cafile), clock=clock)
+    dialer = Dialer(UrlPolicy(allow), resolver, tls=TlsContexts(cafile) if cafile else TLS, clock=clock)
     fetcher = Fetcher(dialer, clock, timeouts)
     if decodes:
         await pool.start()

@@ -16,7 +16,15 @@ import httpcore
 from freeroam.clock import Clock
 from freeroam.security.dialing import Dialer
 from freeroam.security.url_policy import HTTP_SCHEMES, ParsedTarget
-from freeroam.sources.http_grammar import ByteRange, ascii_path, checked_headers, cut, parse_content_range, status_code
+from freeroam.sources.http_grammar import (
+    FINAL,
+    ByteRange,
+    ascii_path,
+    checked_headers,
+    cut,
+    parse_content_range,
+    status_code,
+)
 from freeroam.vocabulary.errors import ForbiddenReference, InvalidInput, SourceError, SourceErrorCode
 
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -359,6 +367,7 @@ def _range_start(response: Response, byte_range: ByteRange) -> int:
 
 def _joined(base: str, reference: str) -> str:
     try:
-        return urljoin(base, reference.strip())
+        # Headers are bytes; servers that put other letters there mean UTF-8.
+        return urljoin(base, reference.encode("latin-1").decode("utf-8", "replace").strip())
     except ValueError:
-        raise SourceError(SourceErrorCode.BAD_DATA, "the server names a malformed address") from None
+        raise SourceError(SourceErrorCode.BAD_DATA, "the server names a malformed address", detail=FINAL) from None

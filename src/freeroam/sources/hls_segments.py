@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.padding import PKCS7
 from freeroam.clock import Clock
 from freeroam.sources.fetching import FetchSession
 from freeroam.sources.hls_playlist import InitSection, Key, Segment
+from freeroam.sources.http_grammar import FINAL
 from freeroam.vocabulary.errors import SourceError, SourceErrorCode
 
 _Name = TypeVar("_Name")
@@ -118,7 +119,7 @@ class SegmentReader:
             try:
                 return await self._open_once(segment, budget_s)
             except SourceError as error:
-                if pause_s is None or error.source_code not in _RETRIED or error.detail == "final":
+                if pause_s is None or error.source_code not in _RETRIED or error.detail == FINAL:
                     raise
                 await self._clock.sleep(pause_s)
         raise AssertionError("the last try returns or raises")
@@ -184,7 +185,7 @@ def container_of(head: bytes) -> str:
     """Return ``mpegts`` or ``mp4``, told by the first bytes of a segment.
 
     Raises:
-        SourceError: ``bad_data``: it is something else; ``detail`` is ``final``, since asking again will not help.
+        SourceError: ``bad_data``: it is something else; ``detail`` is ``FINAL``.
     """
     if head[4:8] in _MP4_BOXES:
         return "mp4"
@@ -195,7 +196,7 @@ def container_of(head: bytes) -> str:
             return "mpegts"
     form = next((name for mark, name in _OTHER_FORMS if head.lstrip()[: len(mark)] == mark), "of an unknown form")
     what = "empty" if not head else form
-    raise SourceError(SourceErrorCode.BAD_DATA, f"a segment is {what}, not MPEG-TS or MP4", detail="final")
+    raise SourceError(SourceErrorCode.BAD_DATA, f"a segment is {what}, not MPEG-TS or MP4", detail=FINAL)
 
 
 def check_boxes(segment: bytes) -> None:

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 from freeroam.vocabulary.errors import InvalidInput, SourceErrorCode
 
+FINAL = "final"
+"""``detail`` of an error that asking again will not mend."""
+
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,128}")
 _OWN_HEADERS = frozenset(
     {

@@ -48,9 +48,7 @@ async def test_a_literal_address_is_not_asked_about():
     assert resolver.asked == 0
 
 
-@pytest.mark.parametrize(
-    "answer", [[], OSError(-2, "Name or service not known"), UnicodeError("label too long"), None]
-)
+@pytest.mark.parametrize("answer", [[], OSError(-2, "Name or service not known"), UnicodeError("label too long"), None])
 async def test_a_name_without_an_answer_is_a_dns_error(answer):
     dialer = Dialer(UrlPolicy(), ScriptedResolver(answer), DialTimeouts(resolve_s=0.01))
 

@@ -1,6 +1,7 @@
 """Which addresses may be opened."""
 
 import ipaddress
+from contextlib import suppress
 
 import pytest
 from hypothesis import given
@@ -116,14 +117,14 @@ def test_no_ipv6_address_that_python_calls_private_passes(number):
         "http://1.2.3.4.5/",
         "http://256.1.1.1/",
         "http://example.0x7f/",
-        "http://１２７.０.０.１/",
-        "http://127。0。0。1/",
-        "http://①②⑦.⓪.⓪.①/",
+        "http://\uff11\uff12\uff17.\uff10.\uff10.\uff11/",
+        "http://127\u30020\u30020\u30021/",
+        "http://\u2460\u2461\u2466.\u24ea.\u24ea.\u2460/",
         "http://localhost/",
         "http://LOCALHOST/",
         "http://localhost./",
         "http://a.localhost/",
-        "http://ｌocalhost/",
+        "http://\uff4cocalhost/",
         "http://user@127.0.0.1/",
         "http://example.org@127.0.0.1/",
         "http://example.org:80@127.0.0.1/",
@@ -168,7 +169,7 @@ def test_a_disguised_or_foreign_reference_is_refused_by_its_text(url):
         "http://-example.org/",
         "http://example.org:0/",
         "http://example.org:65536/",
-        "http://example.org:８０/",
+        "http://example.org:\uff18\uff10/",
         "http://example.org:80:80/",
         "http://example.org:+80/",
         "http://[::1/",
@@ -274,7 +275,5 @@ def test_a_zone_id_changes_nothing():
 @given(st.text(max_size=60))
 def test_no_text_makes_the_policy_fail_in_another_way(text):
     for url in (text, f"http://{text}", f"http://{text}/a"):
-        try:
+        with suppress(InvalidInput):
             UrlPolicy().check_text(url)
-        except InvalidInput:
-            pass
