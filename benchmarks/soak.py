@@ -55,7 +55,7 @@ def main() -> None:
     parser.add_argument("--streams", type=int, default=50)
     parser.add_argument("--minutes", type=float, default=10)
     arguments = parser.parse_args()
-    settings = {"MODEL_TYPE": "fake", "FAKE_LATENCY_MS": "2", "MAX_CONCURRENT_STREAMS": str(arguments.streams)}
+    settings = {"MODEL_TYPE": "fake", "MAX_CONCURRENT_STREAMS": str(arguments.streams)}
     with LiveOrigin(streams=arguments.streams, ladder=False, height=360) as origin, Service(**settings) as service:
         idle = service.cost()
         few = max(1, arguments.streams // 5)
