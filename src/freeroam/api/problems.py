@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
@@ -88,7 +89,19 @@ def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 def status_of(error: errors.FreeroamError) -> int:
     """Return the HTTP status of ``error``."""
-    return next(status for kind, status in STATUS_OF if isinstance(error, kind))
+    return _status_of_class(type(error))
+
+
+def _status_of_class(kind: type[errors.FreeroamError]) -> int:
+    return next(status for base, status in STATUS_OF if issubclass(kind, base))
+
+
+CODES = sorted(
+    (name, _status_of_class(kind), kind.default_code)
+    for name, kind in vars(errors).items()
+    if isinstance(kind, type) and issubclass(kind, errors.FreeroamError)
+)
+"""Every class of the tree with its status and code, for the reference."""
 
 
 def problem_of(error: errors.FreeroamError) -> ProblemResponse:
@@ -122,7 +135,7 @@ class ProblemResponse(Response):
         self, status: int, message: str, detail: Any = None, headers: Sequence[tuple[bytes, bytes]] = ()
     ) -> None:
         body = {"error": redact_text(message), "detail": redact_value(detail)}
-        super().__init__(orjson.dumps(body, default=str, option=orjson.OPT_NON_STR_KEYS), status_code=status)
+        super().__init__(_to_json(body), status_code=status)
         self.raw_headers.extend(headers)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -136,6 +149,13 @@ class ProblemResponse(Response):
             await send({"type": "websocket.http.response.body", "body": self.body})
         else:
             await send({"type": "websocket.close", "code": 1008, "reason": str(self.status_code)})
+
+
+def _to_json(body: dict[str, Any]) -> bytes:
+    try:
+        return orjson.dumps(body, default=str, option=orjson.OPT_NON_STR_KEYS)
+    except TypeError:  # half surrogates and great integers of a caller, which only the slow way can say
+        return json.dumps(body, default=str).encode()
 
 
 def explain_validation(problems: Sequence[Mapping[str, Any]]) -> tuple[str, list[dict[str, str]]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 from datetime import UTC, datetime
@@ -92,7 +93,7 @@ class LineFormatter(logging.Formatter):
         if record.exc_info:
             fields["exception"] = redact_text(self.formatException(record.exc_info))
         if self._renderer is None:
-            return orjson.dumps(fields, default=_plain, option=orjson.OPT_NON_STR_KEYS).decode()
+            return _to_json(fields)
         return str(self._renderer(None, record.levelname.lower(), fields))
 
 
@@ -119,6 +120,13 @@ def _to_record(_: WrappedLogger, __: str, event_dict: EventDict) -> tuple[tuple[
     fields = {"event": event_dict.pop("event", ""), **event_dict}
     call["extra"] = {_FIELDS: fields}
     return (_Message(fields),), call
+
+
+def _to_json(fields: EventDict) -> str:
+    try:
+        return orjson.dumps(fields, default=_plain, option=orjson.OPT_NON_STR_KEYS).decode()
+    except TypeError:  # integers beyond 64 bits and half surrogates, which only the slow way can say
+        return json.dumps({str(key): value for key, value in fields.items()}, default=_plain)
 
 
 def _plain(value: Any) -> str:

@@ -1,0 +1,145 @@
+"""Settings are read in one place, and a wrong one is explained by name, value and what is allowed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from freeroam.settings import LATER_SETTINGS, SECRETS, Settings, allowed_values, load_settings
+from freeroam.vocabulary.errors import ConfigurationError
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in [*(field.upper() for field in Settings.model_fields), *(f"{name}_FILE" for name in SECRETS)]:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+def test_the_defaults_are_those_of_the_contract() -> None:
+    # Given nothing set, then each setting has its default
+    settings = load_settings()
+    assert (settings.host, settings.port, settings.default_fps, settings.max_fps) == ("127.0.0.1", 8000, 2.0, 30)
+    assert (settings.max_batch_size, settings.max_batch_wait_ms, settings.num_replicas) == (8, 5, 1)
+    assert (settings.max_concurrent_streams, settings.max_connections, settings.max_queue) == (10, 256, 1024)
+    assert (settings.max_body_bytes, settings.max_pixels, settings.max_prompt_chars) == (33_554_432, 50_000_000, 32_768)
+    assert (settings.request_timeout, settings.stream_idle_timeout, settings.drain_timeout) == (30, 60, 30)
+    assert (settings.source_open_timeout, settings.source_read_timeout, settings.source_stall_timeout) == (10, 5, 20)
+    assert (settings.rate_limit_per_minute, settings.results_retention_hours) == (1000, 168)
+    assert (settings.memory_cleanup_interval, settings.lease_timeout, settings.max_priority_wait) == (300, 10, 5)
+    assert (settings.model_load_timeout, settings.inference_timeout, settings.max_tokens) == (600, 60, 4096)
+    assert settings.full_redis_url == "redis://localhost:6379/0"
+    assert settings.full_database_url.endswith("/data/freeroam.db")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("PORT", "abc", ["a whole number from 0 to 65535"]),
+        ("MAX_BATCH_SIZE", "65", ["a whole number from 1 to 64"]),
+        ("MAX_BATCH_WAIT_MS", "101", ["a number from 0 to 100"]),
+        ("DEFAULT_FPS", "0", ["a number above 0"]),
+        ("DEFAULT_FPS", "nan", []),
+        ("DEFAULT_FPS", "50", ["MAX_FPS=30"]),
+        ("ALLOW_ANONYMOUS", "maybe", ["true, false"]),
+        ("LOG_LEVEL", "LOUD", ["DEBUG, INFO, WARNING"]),
+        ("ENGINE", "ray", ["embedded"]),
+        ("DEVICE", "gpu", ["cpu, cuda"]),
+        ("TRUSTED_PROXIES", "10.0.0.0/33", []),
+        ("RATE_LIMITS", "often", ["POST /path=requests a minute"]),
+        ("ROOT_PATH", "vision", ["must begin with /"]),
+    ],
+)
+def test_a_wrong_value_is_explained(monkeypatch: pytest.MonkeyPatch, name: str, value: str, words: list[str]) -> None:
+    # Given a wrong value
+    monkeypatch.setenv(name, value)
+
+    # When settings are read
+    with pytest.raises(ConfigurationError) as raised:
+        load_settings()
+
+    # Then the message names the variable, the value and what is allowed
+    for word in [f"{name}={value}", *words]:
+        assert word in raised.value.message
+
+
+def test_every_wrong_value_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given two wrong values, then both are named
+    monkeypatch.setenv("PORT", "abc")
+    monkeypatch.setenv("MAX_QUEUE", "0")
+    with pytest.raises(ConfigurationError, match=r"PORT=abc.*; MAX_QUEUE=0"):
+        load_settings()
+
+
+def test_the_port_that_kubernetes_injects_is_understood(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given REDIS_PORT as Kubernetes sets it beside a service named redis
+    monkeypatch.setenv("REDIS_PORT", "tcp://10.0.0.1:6380")
+
+    # Then it tells host and port, unless a host is set
+    assert load_settings().full_redis_url == "redis://10.0.0.1:6380/0"
+    monkeypatch.setenv("REDIS_HOST", "cache")
+    assert load_settings().full_redis_url == "redis://cache:6380/0"
+
+
+@pytest.mark.parametrize("name", SECRETS)
+def test_a_secret_may_come_from_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str) -> None:
+    # Given a file with a secret, and a newline as editors leave it
+    path = tmp_path / "secret"
+    path.write_text("hunter2hunter2hunter2\n")
+    monkeypatch.setenv(f"{name}_FILE", str(path))
+
+    # When settings are read, then the secret is its text
+    assert getattr(load_settings(), name.lower()).get_secret_value() == "hunter2hunter2hunter2"
+
+    # And both at once, or a missing file, are errors
+    monkeypatch.setenv(name, "other")
+    with pytest.raises(ConfigurationError, match=f"{name} and {name}_FILE are both set"):
+        load_settings()
+    monkeypatch.delenv(name)
+    monkeypatch.setenv(f"{name}_FILE", str(tmp_path / "none"))
+    with pytest.raises(ConfigurationError, match=f"{name}_FILE=.*cannot be read"):
+        load_settings()
+
+
+def test_secrets_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given secrets, when settings are shown, then they are not
+    monkeypatch.setenv("API_KEY", "hunter2hunter2hunter2")
+    monkeypatch.setenv("REDIS_PASSWORD", "hunter2@/x")
+    settings = load_settings()
+    assert "hunter2" not in repr(settings)
+
+    # And a password with signs of its own stays one password
+    assert settings.full_redis_url == "redis://:hunter2%40%2Fx@localhost:6379/0"
+
+
+def test_a_line_in_dotenv_is_read_and_the_environment_wins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    # Given a .env file
+    (tmp_path / ".env").write_text("PORT=9000\nMAX_FPS=10\nSOMETHING_ELSE=1\nCORS_ORIGINS=http://a, http://b\n")
+    monkeypatch.setenv("PORT", "9001")
+
+    # Then it is read, lists are split, and the environment wins
+    settings = load_settings()
+    assert (settings.port, settings.max_fps, settings.cors_origins) == (9001, 10, ("http://a", "http://b"))
+
+
+def test_an_empty_variable_is_as_if_it_were_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given API_KEY= as compose files leave it, then there is no key
+    monkeypatch.setenv("API_KEY", "")
+    assert load_settings().key_list() == ()
+
+
+def test_every_setting_is_described_and_no_name_is_both_read_and_reserved() -> None:
+    # Given every field
+    for name, field in Settings.model_fields.items():
+        # Then it says what it means and what it may be
+        assert field.description, name
+        assert allowed_values(name)
+        assert name.upper() not in LATER_SETTINGS
+
+
+def test_a_class_of_ones_own_is_called_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given MODEL_TYPE as a class, then callers name the class
+    monkeypatch.setenv("MODEL_TYPE", "my.models:DoorWatcher")
+    (spec,) = load_settings().model_specs()
+    assert (spec.name, spec.model_type) == ("DoorWatcher", "my.models:DoorWatcher")
