@@ -15,9 +15,13 @@ from gi.repository import GLib, Gst, GstRtspServer  # noqa: E402
 
 PICTURES = "videotestsrc is-live=true pattern=ball ! video/x-raw,format=I420,width=320,height=240,framerate=25/1"
 H264 = f"{PICTURES} ! x264enc tune=zerolatency key-int-max=25 bframes=0 speed-preset=ultrafast"
+B_FRAMES = "x264enc key-int-max=50 bframes=2 b-adapt=false rc-lookahead=5 sync-lookahead=0 ! video/x-h264,profile=high"
 MOUNTS = {
     "/h264": f"( {H264} ! rtph264pay name=pay0 pt=96 config-interval=-1 )",
     "/rare-keys": f"( {H264.replace('key-int-max=25', 'key-int-max=100')} ! rtph264pay name=pay0 pt=96 )",
+    "/b-frames": f"( {PICTURES} ! {B_FRAMES} ! rtph264pay name=pay0 pt=96 )",
+    "/h265": f"( {PICTURES} ! x265enc tune=zerolatency key-int-max=25 ! rtph265pay name=pay0 pt=96 )",
+    "/vp8": f"( {PICTURES} ! vp8enc deadline=1 keyframe-max-dist=25 ! rtpvp8pay name=pay0 pt=97 )",
     "/mjpeg": f"( {PICTURES} ! jpegenc ! rtpjpegpay name=pay0 pt=26 )",
     "/both": f"( audiotestsrc is-live=true ! alawenc ! rtppcmapay name=pay0 pt=8 {H264} ! rtph264pay name=pay1 pt=96 )",
     "/audio": "( audiotestsrc is-live=true ! alawenc ! rtppcmapay name=pay0 pt=8 )",

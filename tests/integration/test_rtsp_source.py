@@ -68,7 +68,10 @@ async def failure(source, limit_s=30.0):
     return caught.value
 
 
-@pytest.mark.parametrize(("mount", "codec"), [("h264", "h264"), ("mjpeg", "mjpeg"), ("both", "h264")])
+@pytest.mark.parametrize(
+    ("mount", "codec"),
+    [("h264", "h264"), ("b-frames", "h264"), ("h265", "hevc"), ("vp8", "vp8"), ("mjpeg", "mjpeg"), ("both", "h264")],
+)
 async def test_frames_come_at_the_asked_rate_and_size(server, pool, mount, codec):
     source = sources(pool)(request(server.url(mount)))
 

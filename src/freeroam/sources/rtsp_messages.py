@@ -19,6 +19,7 @@ MAX_BODY_BYTES = 256 * 1024
 MAX_JUNK_BYTES = 64 * 1024
 """Bytes between messages that belong to nothing; some cameras send a few."""
 
+RTCP_BYE = 203
 SHORTEST_BYTES = 24
 """No message is shorter."""
 
@@ -323,6 +324,16 @@ def channels_of(transport: str) -> tuple[int, int] | None:
         return None
     first = int(found[1])
     return first, int(found[2]) if found[2] else first + 1
+
+
+def says_bye(rtcp: bytes) -> bool:
+    """Return whether a compound RTCP packet ends the stream (RFC 3550, 6.6)."""
+    at = 0
+    while at + 4 <= len(rtcp):
+        if rtcp[at + 1] == RTCP_BYE:
+            return True
+        at += 4 + 4 * int.from_bytes(rtcp[at + 2 : at + 4], "big")
+    return False
 
 
 def session_of(header: str) -> tuple[str, float]:

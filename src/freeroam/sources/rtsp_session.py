@@ -25,6 +25,7 @@ from freeroam.sources.rtsp_messages import (
     channels_of,
     clean_uri,
     describe,
+    says_bye,
     session_of,
 )
 from freeroam.vocabulary.errors import ForbiddenReference, InvalidInput, SourceError, SourceErrorCode
@@ -115,9 +116,10 @@ class RtspSession:
         await self._ask("PLAY", self.description.play_uri, {"Range": "npt=0.000-"})
 
     async def records(self) -> AsyncGenerator[bytes, None]:
-        """Give the video's packets, several at once as they come, each behind its 16-bit length.
+        """Give the video's RTP packets, several at once as they come, each behind its 16-bit length.
 
-        Ends when the server closes the connection or the session. Keeps the session alive meanwhile.
+        Ends when the server closes the connection or the session, or says farewell by RTCP. Other RTCP packets are left
+        out: by their clock the demuxer would move all timestamps but the first. Keeps the session alive meanwhile.
 
         Raises:
             SourceError: ``unavailable``: the connection broke; ``auth``: a later request was refused; ``bad_data``.
@@ -126,10 +128,13 @@ class RtspSession:
         try:
             while True:
                 records = bytearray()
+                is_over = False
                 for item in self._ready:
                     if isinstance(item, Packet):
-                        if item.channel in self._state.channels and len(item.record) > 2:
+                        if item.channel == self._state.channels[0] and len(item.record) > 2:
                             records += item.record
+                        elif item.channel == self._state.channels[1]:
+                            is_over = is_over or says_bye(item.record[2:])
                     elif item.status == 0:
                         if item.start.startswith(("TEARDOWN", "REDIRECT")):
                             return
@@ -138,7 +143,7 @@ class RtspSession:
                         self._take_late_answer(item)
                 if records:
                     yield bytes(records)
-                if not await self._receive():
+                if is_over or not await self._receive():
                     return
         finally:
             keeper.cancel()

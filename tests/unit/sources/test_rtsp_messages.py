@@ -18,6 +18,7 @@ from freeroam.sources.rtsp_messages import (
     channels_of,
     clean_uri,
     describe,
+    says_bye,
     session_of,
 )
 
@@ -195,6 +196,16 @@ def test_a_recording_says_how_long_it_is(text, duration_s):
 def test_any_description_is_read(body):
     describe(body, "rtsp://h/a")
     describe(b"m=video 0 RTP/AVP 96\r\n" + body, "rtsp://h/a")
+
+
+def test_a_farewell_is_found_behind_a_report():
+    report = b"\x80\xc8\x00\x06" + bytes(24)
+    bye = b"\x81\xcb\x00\x01" + bytes(4)
+
+    assert says_bye(report + bye)
+    assert says_bye(bye)
+    assert not says_bye(report)
+    assert not says_bye(b"\x80\xc8\xff")
 
 
 def test_headers_are_read():

@@ -16,7 +16,7 @@ CONTAINERS = ("mpegts", "mp4", "matroska", "flv", "avi", "mpegps", "ogg", "h264"
 """What ``FeedShape.container`` may name; ``None`` lets the decoder find out which of these it is.
 
 ``rtp`` is records of a 16-bit length and as many bytes (the framing of RFC 4571): first one session description (SDP)
-of one video, then its RTP and RTCP packets. It must be named, it is never found out.
+of one video, then its RTP packets. It must be named, it is never found out.
 """
 
 
