@@ -38,7 +38,8 @@ class PromptLibrary:
         self._config = config
         self._clock = clock
         self._global: Prompt | None = None
-        self._own: dict[str, Prompt] = {}
+        # A job that runs has an entry: its own prompt, or None while it follows the global one.
+        self._own: dict[str, Prompt | None] = {}
 
     async def load(self) -> None:
         """Read the global prompt; to be called once, when the store is open."""
@@ -89,23 +90,24 @@ class PromptLibrary:
 
     def resolve(self, job_id: str | None) -> Prompt | None:
         """Return the prompt that the job's next question is asked with, from memory."""
-        return self._own.get(job_id or "", self._global)
+        return self._own.get(job_id or "") or self._global
 
     async def follow(self, job_id: str) -> None:
-        """Hold the job's own prompt in memory while the job runs."""
+        """Hold the job's own prompt in memory from now on, until ``forget``; to be called before ``resolve``."""
+        self._own.setdefault(job_id, None)
         own = await self._store.own_prompt(job_id)
         if own is not None:
             self.adopt(own)
 
     def adopt(self, prompt: Prompt) -> None:
-        """Use ``prompt``, which was stored just now, unless a newer one of its scope is in use."""
-        known = self._own.get(prompt.job_id) if prompt.job_id else self._global
-        if known is not None and known.version > prompt.version:
-            return
-        if prompt.job_id:
-            self._own[prompt.job_id] = prompt
-        else:
-            self._global = prompt
+        """Use ``prompt``, which was stored just now, unless a newer one is in use or its job does not run."""
+        if prompt.job_id is None:
+            if self._global is None or self._global.version < prompt.version:
+                self._global = prompt
+        elif prompt.job_id in self._own:
+            known = self._own[prompt.job_id]
+            if known is None or known.version < prompt.version:
+                self._own[prompt.job_id] = prompt
 
     def forget(self, job_id: str) -> None:
         """Drop from memory what belongs to a job that is over."""

@@ -22,7 +22,7 @@ from freeroam.store.migrating import migrate_open
 from freeroam.store.records import Ending, Lease, Progress, ResultRow, StoredJob
 from freeroam.store.transactions import Operation, Transactions, open_transactions
 from freeroam.store.writing import WritingTask
-from freeroam.vocabulary.errors import StoreError
+from freeroam.vocabulary.errors import ConfigurationError, StoreError
 from freeroam.vocabulary.job import JobSpec, JobStatus
 from freeroam.vocabulary.prompt import Prompt
 
@@ -104,6 +104,10 @@ class Store:
         try:
             self._transactions = open_transactions(self._url)
             revision = await migrate_open(self._transactions)
+        except (DBAPIError, OSError) as error:
+            await self.close()
+            reason = getattr(error, "orig", None) or error
+            raise ConfigurationError(f"DATABASE_URL: the database cannot be opened: {reason}") from error
         except BaseException:
             await self.close()
             raise

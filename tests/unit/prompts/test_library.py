@@ -71,6 +71,8 @@ async def test_a_job_falls_back_to_the_global_prompt_until_it_has_its_own(librar
     await store.add_job(new_job("other"))
 
     assert (await library.current("unknown")) == library.resolve("unknown")
+    await library.follow("other")
+    assert library.resolve("other").prompt == "x"
     own = await library.update("own", job_id="other")
 
     assert (own.version, own.job_id) == (2, "other")
@@ -108,3 +110,16 @@ async def test_an_older_version_never_takes_the_place_of_a_newer_one(library: Pr
     library.adopt(first)
 
     assert library.resolve(None) == second
+
+
+async def test_prompts_of_jobs_that_do_not_run_are_not_held_in_memory(library: PromptLibrary, store: Store) -> None:
+    await library.update("global")
+    await store.add_job(new_job("a"))
+    await library.follow("a")
+    await library.update("own", job_id="a")
+
+    library.forget("a")
+    await library.update("later", job_id="a")
+
+    assert library.resolve("a").prompt == "global"
+    assert library._own == {}

@@ -251,3 +251,16 @@ async def test_the_tables_are_those_that_the_migrations_make(store: Store) -> No
     )
 
     assert differences == []
+
+
+@pytest.mark.parametrize("content", [b"not a database, but long enough to be looked at" * 20, b"\xff" * 4096])
+async def test_a_file_that_is_no_database_is_refused_and_left_alone(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "freeroam.db").write_bytes(content)
+    store = Store(StoreConfig(f"sqlite:///{tmp_path}/freeroam.db"), SystemClock())
+
+    with pytest.raises(ConfigurationError, match="DATABASE_URL: the database cannot be opened"):
+        await store.open()
+
+    assert (tmp_path / "freeroam.db").read_bytes() == content
+    with pytest.raises(StoreError):
+        await store.find_job("a")
