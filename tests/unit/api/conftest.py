@@ -1,0 +1,105 @@
+"""The application with parts that need no processes: a real store, hub and library, and doubles for what runs."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import httpx
+import pytest
+
+from freeroam.api.application import create_application
+from freeroam.api.parts import ApiConfig, Lifecycle, Parts
+from freeroam.observability.metrics import Metrics
+from freeroam.prompts.library import PromptConfig, PromptLibrary
+from freeroam.results.hub import ResultHub
+from freeroam.store.store import Store, StoreConfig
+from freeroam.testing import FakeClock
+from freeroam.vocabulary.errors import NotFound
+from freeroam.vocabulary.model import ModelInfo, ModelState
+
+
+class DeskDouble:
+    """Knows no job and admits none; what it is told is kept."""
+
+    active_streams = 0
+
+    def __init__(self) -> None:
+        self.started: list[tuple[Any, str]] = []
+
+    async def start(self, wish: Any, owner: str = "") -> Any:
+        self.started.append((wish, owner))
+        return SimpleNamespace(spec=SimpleNamespace(job_id=wish.job_id or "made", stream_ref=wish.stream_ref))
+
+    async def status(self, job_id: str) -> Any:
+        raise NotFound(f"Job {job_id} not found")
+
+    cancel = erase = status
+
+    def count_active_of(self, owner: str) -> int:
+        return sum(known == owner for _, known in self.started)
+
+    def capacity(self) -> dict[str, Any]:
+        return {"streams": {"used": 0, "limit": 10, "free": 10}}
+
+
+class EngineDouble:
+    """One model in a chosen state."""
+
+    state = ModelState.READY
+
+    def describe(self, model: str | None = None) -> ModelInfo:
+        return ModelInfo(name="fake", version="1", model_type="fake", state=self.state, device="cpu")
+
+    def list_models(self) -> list[ModelInfo]:
+        return [self.describe()]
+
+
+Ask = Callable[..., Any]
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[Store]:
+    store = Store(StoreConfig(f"sqlite:///{tmp_path / 'test.db'}"), FakeClock())
+    await store.open()
+    yield store
+    await store.close()
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def parts(store: Store, clock: FakeClock) -> Parts:
+    async def refresh() -> None:
+        return None
+
+    return Parts(
+        desk=DeskDouble(),  # type: ignore[arg-type]
+        prompts=PromptLibrary(store, PromptConfig(), clock),
+        hub=ResultHub(store),
+        engine=EngineDouble(),  # type: ignore[arg-type]
+        store=store,
+        clock=clock,
+        metrics=Metrics(),
+        lifecycle=Lifecycle(),
+        refresh_metrics=refresh,
+        started_monotonic_s=clock.monotonic_s(),
+    )
+
+
+@pytest.fixture
+def connect(parts: Parts, clock: FakeClock) -> Callable[..., httpx.AsyncClient]:
+    """Return what makes a client of an application with the given configuration, from a chosen peer."""
+
+    def make(config: ApiConfig | None = None, peer: str = "127.0.0.1", **options: Any) -> httpx.AsyncClient:
+        app = create_application(config or ApiConfig(**options), clock, parts.metrics)
+        app.state.parts = parts
+        transport = httpx.ASGITransport(app, client=(peer, 4711))
+        return httpx.AsyncClient(transport=transport, base_url="http://localhost")
+
+    return make
