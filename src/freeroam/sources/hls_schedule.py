@@ -61,6 +61,7 @@ class Schedule:
         self._waits = waits
         self._breaks_run = True
         self._stale_reloads = 0
+        self._is_waiting_for_first = not playlist.segments
         self._date_offset_s: float | None = None
         index = self._first_index(resume_s)
         self._next = playlist.first_sequence + index
@@ -84,6 +85,9 @@ class Schedule:
 
     def update(self, playlist: MediaPlaylist) -> None:
         """Go on with a newer playlist."""
+        if self._is_waiting_for_first:
+            self._next = playlist.first_sequence
+            self._is_waiting_for_first = not playlist.segments
         is_behind = playlist.end_sequence < self._next
         self._stale_reloads = self._stale_reloads + 1 if is_behind else 0
         is_far_behind = playlist.end_sequence + 2 * len(playlist.segments) + STALE_RELOADS < self._next

@@ -165,6 +165,7 @@ class HttpSource:
         self, response: Response, head: bytes, rest: AsyncIterator[bytes], queue: FrameQueue
     ) -> None:
         first = await _whole(response, head, rest, MAX_PICTURE_BYTES)
+        await response.aclose()  # so that the next picture comes over the same connection
         async with self._decoders.open_pictures(self._wish) as pictures:
             reading = PictureReading(pictures, queue, self.facts, self._clock, wish=self._wish)
             self._tell_wish = reading.change_wish
