@@ -20,10 +20,11 @@ from typing import Any
 import freeroam
 from freeroam.observability.logs import configure_logs, get_logger
 from freeroam.runtime import Runtime
-from freeroam.security.redaction import redact_text, redact_url
+from freeroam.security.redaction import redact_text
 from freeroam.settings import LATER_SETTINGS, Settings, load_settings, set_but_unused
 from freeroam.vocabulary.errors import FreeroamError, InvalidInput, NotFound
 from freeroam.vocabulary.job import ACTIVE_STATUSES, Job, StartRequest
+from freeroam.vocabulary.probe import ProbeReport
 from freeroam.vocabulary.result import Result
 
 DEMO_JOB = StartRequest(
@@ -299,36 +300,26 @@ def in_one_line(result: Result) -> str:
 def _probe(options: argparse.Namespace) -> int:
     settings = load_settings()
     configure_logs("WARNING" if settings.log_level == "INFO" else settings.log_level, settings.log_format)
-    report = asyncio.run(_probe_source(settings, options.stream_ref))
-    document = report.model_dump(mode="json")
-    if options.json:
-        print(json.dumps(document, indent=2))
-    else:
-        print(redact_url(options.stream_ref))
-        for name, value in document.items():
-            if value not in (None, [], {}):
-                print(f"  {name:16} {_plain(value)}")
-    return EXIT_FAILED if document.get("error") or document.get("error_code") else 0
+    report = asyncio.run(Runtime(settings).probe(options.stream_ref))
+    print(report.model_dump_json(indent=2) if options.json else describe_probe(report))
+    return 0 if report.is_usable else EXIT_FAILED
 
 
-def _plain(value: Any) -> str:
-    if isinstance(value, list):
-        return "\n                   ".join(_plain(item) for item in value)
-    return redact_text(
-        ", ".join(f"{key} {inner}" for key, inner in value.items()) if isinstance(value, dict) else str(value)
-    )
-
-
-async def _probe_source(settings: Settings, stream_ref: str) -> Any:
-    from freeroam.sources.probing import probe
-    from freeroam.vocabulary.job import SourceOptions
-
-    runtime = Runtime(settings)
-    await runtime.decoders.start()
-    try:
-        return await probe(runtime.opener, stream_ref, SourceOptions())
-    finally:
-        await runtime.decoders.stop()
+def describe_probe(report: ProbeReport) -> str:
+    """Return what a look at a video showed, for people."""
+    rows: list[tuple[str, Any]] = [
+        ("kind", report.kind),
+        ("live", None if report.is_live is None else "yes" if report.is_live else "no"),
+        ("codec", report.codec),
+        ("size", f"{report.size[1]}x{report.size[0]}" if report.size else None),
+        ("fps", f"{report.fps:g}" if report.fps else None),
+        ("variant", report.variant),
+        ("offered", "; ".join(report.variants) or None),
+        ("first frame", f"after {report.first_frame_ms:g} ms" if report.first_frame_ms is not None else None),
+        ("error", f"{report.error_code}: {report.error}" if report.error_code else None),
+    ]
+    lines = [f"  {name:12} {value}" for name, value in rows if value is not None]
+    return redact_text("\n".join([report.stream_ref, *lines]))
 
 
 def _models(options: argparse.Namespace) -> int:

@@ -32,12 +32,14 @@ from freeroam.sources.file import FileSource
 from freeroam.sources.hls import HlsConfig, hls_factory
 from freeroam.sources.http import http_factory
 from freeroam.sources.opening import Opener, load_plugins
+from freeroam.sources.probing import probe
 from freeroam.sources.redis_stream import RedisSources
 from freeroam.sources.rtsp import RtspSources
 from freeroam.sources.sharing import SharedSources
 from freeroam.sources.source import SourceFactory
 from freeroam.store.store import Store, StoreConfig
 from freeroam.vocabulary.job import JobStatus, SourceState
+from freeroam.vocabulary.probe import ProbeReport
 
 log = get_logger(__name__)
 
@@ -154,6 +156,14 @@ class Runtime:
         self.hub.close(lambda _: None)
         await self._stack.aclose()
         log.info("stopped")
+
+    async def probe(self, stream_ref: str) -> ProbeReport:
+        """Look at one video with nothing but the decoders running; for a runtime that was not started."""
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(self._fetcher.aclose)
+            stack.push_async_callback(self.decoders.stop)
+            await self.decoders.start()
+            return await probe(self.opener, stream_ref, clock=self.clock)
 
     async def refresh_metrics(self) -> None:
         """Bring the gauges that nobody sets in passing up to date."""

@@ -12,6 +12,7 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import HTTPConnection
 
 import freeroam
 from freeroam.api import exposition, health, jobs, listening, prompts
@@ -79,7 +80,7 @@ def create_application(config: ApiConfig, clock: Clock, metrics: Metrics, lifesp
     return app
 
 
-async def refuse_unknown_parameters(request: Request) -> None:
+async def refuse_unknown_parameters(request: HTTPConnection) -> None:
     """Refuse query parameters that the route does not know, which are mostly misspelled ones.
 
     Raises:
