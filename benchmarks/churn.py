@@ -2,9 +2,9 @@
 
     python benchmarks/churn.py --jobs 200
 
-A third of the jobs run on a live stream and are cancelled after their first frames, a third are cancelled while their source
-still connects (a server that accepts and says nothing), a third fail (a stream that is not there). Measured after a first
-round of warming up, so that what is loaded once does not count as growth.
+A third of the jobs run on a live stream and are cancelled after their first frames, a third are cancelled while their
+source still connects (a server that accepts and says nothing), a third fail (a stream that is not there). Measured
+after a first round of warming up, so that what is loaded once does not count as growth.
 """
 
 from __future__ import annotations

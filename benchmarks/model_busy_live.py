@@ -1,11 +1,11 @@
-"""Is the model kept busy by real streams? Eight live HLS streams at 15 FPS through the whole service, against the bare loop.
+"""Is the model kept busy by real streams? Eight live HLS streams at 15 FPS through the service, against the bare loop.
 
     python scripts/make_bench_clips.py && python benchmarks/model_busy_live.py [--seconds 20] [--rounds 3]
 
-The service runs in this process with its decoder processes and one replica of the detector on one thread; the streams come
-from an origin process on loopback. The bare loop (``model_busy.py --bare``) prepares, infers and decodes with the same
-functions and batch, with nothing else running. So what fetching and decoding eight streams takes from a machine of two
-cores counts against the service.
+The service runs in this process with its decoder processes and one replica of the detector on one thread; the streams
+come from an origin process on loopback. The bare loop (``model_busy.py --bare``) prepares, infers and decodes with the
+same functions and batch, with nothing else running. So what fetching and decoding eight streams takes from a machine
+of two cores counts against the service.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.live_hls_origin import LiveOrigin
 from benchmarks.service import write_json
+
 from freeroam.engines.embedded import ModelSpec
 from freeroam.processes.child import thread_environment
 from freeroam.runtime import Runtime

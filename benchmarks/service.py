@@ -1,4 +1,4 @@
-"""The measured subject: a real `freeroam serve` process tree on loopback, and what it costs in CPU, memory and descriptors."""
+"""The measured subject: a real `freeroam serve` process tree on loopback, and what it costs."""
 
 from __future__ import annotations
 

@@ -2,9 +2,9 @@
 
     python benchmarks/soak.py --streams 50 --minutes 10
 
-Live 360p HLS from an origin process on loopback, 2 FPS, the model `fake` with 2 ms. Memory is the proportional set size of
-the whole process tree; the bar compares minute 3 with minute 10. The megabytes a further stream costs come from the same
-run: the tree with all streams against the tree with one fifth of them.
+Live 360p HLS from an origin process on loopback, 2 FPS, the model `fake` with 2 ms. Memory is the proportional set size
+of the whole process tree; the bar compares minute 3 with minute 10. The megabytes a further stream costs come from the
+same run: the tree with all streams against the tree with one fifth of them.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Put JPEG pictures of a folder on a Redis stream, for a job with ``stream_ref`` ``video_frames`` to answer about.
 
-    python publish_frames_to_redis.py /pictures
+python publish_frames_to_redis.py /pictures
 """
 
 from __future__ import annotations

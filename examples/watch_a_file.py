@@ -1,7 +1,7 @@
 """Questions to a video from Python, without a server.
 
-    python watch_a_file.py demo:
-    MEDIA_ROOT=/videos python watch_a_file.py file:gate.mp4
+python watch_a_file.py demo:
+MEDIA_ROOT=/videos python watch_a_file.py file:gate.mp4
 """
 
 from __future__ import annotations
