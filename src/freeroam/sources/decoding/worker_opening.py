@@ -32,6 +32,7 @@ PACKET_OPTIONS = {
     "sdp_flags": "custom_io",
     "protocol_whitelist": "none",
     "analyzeduration": "1000000",
+    "fpsprobesize": "0",
     "reorder_queue_size": "0",
 }
 PACKET_BUFFER_BYTES = 256 * 1024
