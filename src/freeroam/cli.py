@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import freeroam
+from freeroam.clock import SystemClock
 from freeroam.observability.logs import configure_logs, get_logger
 from freeroam.runtime import Runtime
 from freeroam.security.redaction import redact_text
@@ -260,10 +261,11 @@ async def _run_job(wish: StartRequest, settings: Settings, *, as_json: bool) -> 
 
 
 async def _show_progress(watch: Any) -> None:
+    clock = SystemClock()
     while True:
         text = describe_progress(await watch.status())
         print(f"\r\x1b[K{text[:110]}", end="", file=sys.stderr, flush=True)
-        await asyncio.sleep(0.5)
+        await clock.sleep(0.5)
 
 
 def _clear_progress() -> None:
@@ -363,7 +365,6 @@ def _restore(options: argparse.Namespace) -> int:
 def _openapi(_: argparse.Namespace) -> int:
     from freeroam.api.application import create_application, describe
     from freeroam.api.parts import ApiConfig
-    from freeroam.clock import SystemClock
     from freeroam.observability.metrics import Metrics
 
     print(json.dumps(describe(create_application(ApiConfig(), SystemClock(), Metrics())), indent=2, ensure_ascii=False))

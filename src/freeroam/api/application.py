@@ -24,7 +24,7 @@ from freeroam.api.parts import ApiConfig
 from freeroam.api.problems import ProblemResponse, explain_validation, problem_of
 from freeroam.clock import Clock
 from freeroam.observability.metrics import Metrics
-from freeroam.vocabulary.errors import FreeroamError, UnknownField
+from freeroam.vocabulary.errors import FreeroamError, RateLimited, Unavailable, UnknownField
 
 DESCRIPTION = """Questions to live video, answered while the stream runs.
 
@@ -61,7 +61,7 @@ def create_application(config: ApiConfig, clock: Clock, metrics: Metrics, lifesp
     if config.enable_metrics:
         app.include_router(exposition.router)
     add_docs(app)
-    _map_errors(app)
+    _map_errors(app, metrics)
     # The last one added is the outermost.
     app.add_middleware(AnswerDeadline, timeout_s=config.request_timeout_s)
     app.add_middleware(BodyLimit, max_body_bytes=config.max_body_bytes)
@@ -119,9 +119,11 @@ def describe(app: FastAPI) -> dict[str, Any]:
     return schema
 
 
-def _map_errors(app: FastAPI) -> None:
+def _map_errors(app: FastAPI, metrics: Metrics) -> None:
     @app.exception_handler(FreeroamError)
     async def tell(_: Request, error: FreeroamError) -> ProblemResponse:
+        if isinstance(error, RateLimited | Unavailable):
+            metrics.rejected.labels(error.code).inc()
         return problem_of(error)
 
     @app.exception_handler(RequestValidationError)

@@ -84,10 +84,7 @@ class Metrics:
         self.jobs = self._gauge("jobs", "Jobs kept, by status.", "status")
 
     def _declare_video(self) -> None:
-        self.sources = self._gauge("sources", "Open sources, by state.", "state")
-        self.source_errors = self._counter(
-            "source_errors_total", "Failures of sources, by kind and code.", "kind", "code"
-        )
+        self.sources = self._gauge("sources", "Sources of active jobs, by state.", "state")
         self.frames = self._counter("frames_total", "Frames handed to jobs, by kind of source.", "kind")
         self.frames_dropped = self._counter("frames_dropped_total", "Frames never asked about, by reason.", "reason")
         self.decode_time = self._histogram("decode_seconds", "Time to decode and scale one kept frame.")
@@ -113,7 +110,6 @@ class Metrics:
         self.result_time = self._histogram(
             "result_seconds", "From a frame's due time to its committed result.", "model"
         )
-        self.commit_time = self._histogram("commit_seconds", "Time to commit a group of results.")
 
     def snapshot(self) -> dict[str, Any]:
         """Return ``{metric: value}`` or ``{metric: {labels: value}}``; of histograms only count and sum."""
