@@ -5,6 +5,8 @@ Started by ``slot.DecoderSlot`` as ``python -m freeroam.sources.decoding.worker`
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import os
 import resource
 import sys
@@ -36,6 +38,7 @@ class Worker:
         self._limits = limits
         self._feeds: dict[int, FeedThread] = {}
         self._pictures: dict[int, PictureThread] = {}
+        self._has_closed = False
 
     def serve(self) -> None:
         """Serve until the parent is gone."""
@@ -45,6 +48,9 @@ class Worker:
     def _take(self, message: dict[str, Any]) -> None:
         operation = message["op"]
         if operation == "ping":
+            if self._has_closed:
+                self._has_closed = False
+                give_memory_back()
             self._wire.send({"op": "pong", "busy_s": self._busy_s(), "rss_bytes": rss_bytes()})
         elif operation == "open":
             feed = FeedThread(message, self._limits, self._wire.send)
@@ -61,6 +67,7 @@ class Worker:
             closed = self._feeds.pop(message["feed"], None) or self._pictures.pop(message["feed"], None)
             if closed is not None:
                 closed.gate.close()
+                self._has_closed = True
         elif (open_feed := self._feeds.get(message["feed"])) is not None:
             _tell(open_feed, operation, message)
 
@@ -90,6 +97,19 @@ def rss_bytes() -> int:
         return int(_STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def give_memory_back() -> None:
+    """Free what closed feeds left behind.
+
+    A demuxer and the file object it reads refer to each other, so only the collector frees them, and it counts objects,
+    not the megabytes behind them. What the C library then keeps for later goes back to the system (glibc only).
+    """
+    gc.collect()
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
 
 
 def main() -> None:
