@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -229,6 +230,29 @@ def test_the_api_answers_and_jobs_go_on_when_a_child_dies_or_hangs(
         assert psutil.wait_procs(victims, timeout=30)[1] == []
 
 
+def test_a_reader_that_drains_nothing_is_cut_and_costs_the_others_nothing(tmp_path: Path) -> None:
+    # Given a job with large results, a reader that reads, and one that never does
+    with running(tmp_path, STREAM_IDLE_TIMEOUT="1") as service:
+        service.wait_ready()
+        job_id = service.start_job(stream_ref="demo:", prompt="x" * 32_000, fps=25)
+        reader = Reader(service, job_id)
+        with socket.socket() as stuck:
+            stuck.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            stuck.connect(("127.0.0.1", service.port))
+            stuck.sendall(f"GET /api/v1/inference/stream/{job_id} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+
+            # When its connection is full for longer than the limit, then it is cut and counted
+            counted = 'freeroam_slow_readers_total{kind="sse"} 1.0'
+            service.wait(lambda: counted in service.client.get("/metrics").text, limit_s=100)
+            assert 'freeroam_listeners{kind="sse"} 1.0' in service.client.get("/metrics").text
+            assert not _read_to_the_end(stuck).endswith(b"0\r\n\r\n"), "a cut answer looks complete"
+
+        # And the other reader has missed nothing
+        ids = reader.ids()
+        assert len(ids) > 10
+        assert ids == list(range(1, len(ids) + 1))
+
+
 def test_a_taken_port_is_said_in_one_line(service: Service) -> None:
     # Given a service on a port
     # When another is started on it
@@ -264,6 +288,15 @@ def test_a_second_service_on_the_same_data_is_refused_in_one_line(service: Servi
     assert second.returncode == 2
     assert second.stderr.strip().startswith("freeroam: another Freeroam process")
     assert "Traceback" not in second.stderr
+
+
+def _read_to_the_end(connection: socket.socket) -> bytes:
+    connection.settimeout(30)
+    last = b""
+    with contextlib.suppress(ConnectionResetError):
+        while piece := connection.recv(1_000_000):
+            last = (last + piece)[-16:]
+    return last
 
 
 def _status_of(service: Service) -> str:
