@@ -1,8 +1,8 @@
 """Make the clips that the decoding benchmarks use: ``python scripts/make_bench_clips.py`` (needs the extra ``bench``).
 
-Natural pictures in motion with a sensor's grain, 40 s at 25 frames a second, H.264 with three B-frames and a keyframe
-every two seconds, as HLS with transport stream segments of four seconds: 1080p at 4 Mbit/s, 720p at 1.8 and 360p at
-0.6, and a master playlist over the three. The encoder is the libx264 of PyAV's wheels, so no FFmpeg is needed.
+Natural pictures, panned, zoomed and held by hand, 40 s at 25 frames a second, H.264 with B-frames and a keyframe every
+two seconds, as HLS with transport stream segments of four seconds: 1080p at 4 Mbit/s, 720p at 1.8 and 360p at 0.6, and
+a master playlist over the three. The encoder is the libx264 of PyAV's wheels, so no FFmpeg is needed.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import av
 import cv2
-from moving_pictures import Picture, View, collage, frames, load_picture, tile
+from moving_pictures import Look, Picture, View, collage, frames, load_picture, tile
 
 FPS = 25
 LENGTH_S = 40
@@ -39,6 +39,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent.parent / "benchmarks" / "clips")
     parser.add_argument("--preset", default="medium", help="of libx264")
+    parser.add_argument("--shake", type=float, default=12.0, help="of the hand that holds the camera, in pixels")
+    parser.add_argument("--grain", type=float, default=0.0, help="noise of the sensor, in grey levels")
     arguments = parser.parse_args()
     started_s = time.monotonic()
     outputs = []
@@ -61,7 +63,8 @@ def main() -> None:
         }
         outputs.append((container, stream, width, height))
     canvas, views = film()
-    for number, picture in enumerate(frames(canvas, views, 1920, 1080, fps=FPS, grain=3.0)):
+    look = Look(1920, 1080, FPS, arguments.shake, arguments.grain)
+    for number, picture in enumerate(frames(canvas, views, look)):
         for container, stream, width, height in outputs:
             small = picture if width == 1920 else cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
             frame = av.VideoFrame.from_ndarray(small, format="rgb24")

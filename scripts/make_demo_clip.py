@@ -16,7 +16,7 @@ from pathlib import Path
 import av
 import cv2
 import numpy as np
-from moving_pictures import Picture, View, collage, frames, load_picture, tile
+from moving_pictures import Look, Picture, View, collage, frames, load_picture, tile
 
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "src" / "freeroam" / "sources" / "data" / "demo.ts"
@@ -58,7 +58,7 @@ def encode(path: Path, bitrate: int) -> None:
             "preset": "slow",
             "x264-params": f"keyint={FPS * GOP_S}:min-keyint={FPS * GOP_S}:scenecut=0:bframes=2:open-gop=0",
         }
-        for number, picture in enumerate(frames(canvas, views, WIDTH, HEIGHT, fps=FPS)):
+        for number, picture in enumerate(frames(canvas, views, Look(WIDTH, HEIGHT, FPS))):
             frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
             frame.pts = number
             container.mux(stream.encode(frame))

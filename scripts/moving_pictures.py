@@ -50,31 +50,60 @@ def collage(rows: Sequence[Sequence[Picture]]) -> Picture:
     return np.concatenate([np.concatenate(row, axis=1) for row in rows], axis=0)
 
 
-def frames(
-    canvas: Picture, views: Sequence[View], width_px: int, height_px: int, *, fps: int, grain: float = 0.0
-) -> Iterator[Picture]:
+@dataclass(frozen=True, slots=True)
+class Look:
+    """How the film is shot.
+
+    Attributes:
+        width_px: Of a frame.
+        height_px: Of a frame.
+        fps: Frames a second.
+        shake_px: How far a hand that holds the camera moves it, in pixels of the frame; it turns it a little as well.
+        grain: Standard deviation of the noise of the sensor, in grey levels.
+    """
+
+    width_px: int
+    height_px: int
+    fps: int
+    shake_px: float = 0.0
+    grain: float = 0.0
+
+
+def frames(canvas: Picture, views: Sequence[View], look: Look) -> Iterator[Picture]:
     """Yield the film of a camera that moves smoothly from view to view.
 
     Args:
         canvas: What is filmed.
         views: Where the camera is at which time; the last one's time is the film's length.
-        width_px: Of a frame.
-        height_px: Of a frame.
-        fps: Frames a second.
-        grain: Standard deviation of the noise of a sensor, in grey levels.
+        look: How it is shot.
     """
     noise = np.random.default_rng(7)
-    grains = noise.normal(0.0, grain, (8, height_px, width_px, 1)).astype(np.int16) if grain else None
-    for number in range(round(views[-1].time_s * fps)):
-        view = _between(views, number / fps)
-        scale = width_px / view.width_px
-        matrix = np.array([[scale, 0, width_px / 2 - view.x_px * scale], [0, scale, height_px / 2 - view.y_px * scale]])
-        picture = cv2.warpAffine(
-            canvas, matrix, (width_px, height_px), flags=cv2.INTER_AREA, borderMode=cv2.BORDER_REFLECT
-        )
-        if grains is not None:
-            picture = np.clip(picture.astype(np.int16) + grains[number % len(grains)], 0, 255).astype(np.uint8)
+    size = (look.width_px, look.height_px)
+    for number in range(round(views[-1].time_s * look.fps)):
+        time_s = number / look.fps
+        view = _between(views, time_s)
+        matrix = _camera(view, size, look.shake_px, time_s)
+        picture = cv2.warpAffine(canvas, matrix, size, flags=cv2.INTER_AREA, borderMode=cv2.BORDER_REFLECT)
+        if look.grain:
+            grain = noise.normal(0.0, look.grain, (*size[::-1], 1)).astype(np.int16)
+            picture = np.clip(picture.astype(np.int16) + grain, 0, 255).astype(np.uint8)
         yield np.ascontiguousarray(picture)
+
+
+def _camera(view: View, size: tuple[int, int], shake_px: float, time_s: float) -> NDArray[np.float64]:
+    """Return the affine map from the collage to the frame."""
+    scale = size[0] / view.width_px
+    wave = [math.sin(2 * math.pi * hertz * time_s + phase) for hertz, phase in ((1.3, 0), (3.1, 1), (0.9, 2), (2.3, 3))]
+    angle = math.radians(0.05 * shake_px) * math.sin(2 * math.pi * 0.7 * time_s)
+    cosine, sine = scale * math.cos(angle), scale * math.sin(angle)
+    x = size[0] / 2 + shake_px * (0.7 * wave[0] + 0.3 * wave[1])
+    y = size[1] / 2 + shake_px * (0.7 * wave[2] + 0.3 * wave[3])
+    return np.array(
+        [
+            [cosine, -sine, x - cosine * view.x_px + sine * view.y_px],
+            [sine, cosine, y - sine * view.x_px - cosine * view.y_px],
+        ]
+    )
 
 
 def _between(views: Sequence[View], time_s: float) -> View:
