@@ -13,6 +13,9 @@ from freeroam.processes.wire import Message
 from freeroam.sources.decoding.values import DecoderConfig
 
 HEARTBEAT_S = 1.0
+IDLE_BEATS = 5
+"""A process without feeds is asked at every fifth beat only."""
+
 START_DEADLINE_S = 30.0
 LATE_TICK_S = 0.5
 TICK_TOLERANCE_S = 0.05
@@ -55,6 +58,7 @@ class DecoderSlot:
         self._life: asyncio.Task[None] | None = None
         self._heard_s = 0.0
         self._has_answered = False
+        self._is_asked = False
         self._kill_reason = ""
         self.replaced: dict[str, int] = {}
         self.rss_bytes = 0
@@ -114,7 +118,7 @@ class DecoderSlot:
         )
         self._child = child
         self._kill_reason = ""
-        self._heard_s, self._has_answered = self._clock.monotonic_s(), False
+        self._heard_s, self._has_answered, self._is_asked = self._clock.monotonic_s(), False, False
         self._ready.set()
         return child
 
@@ -146,7 +150,7 @@ class DecoderSlot:
         heartbeat = asyncio.create_task(self._watch(child), name=f"{self._name}-heartbeat")
         try:
             while (message := await child.wire.receive()) is not None:
-                self._heard_s, self._has_answered = self._clock.monotonic_s(), True
+                self._heard_s, self._has_answered, self._is_asked = self._clock.monotonic_s(), True, False
                 if message["op"] == "pong":
                     self._judge(child, message)
                     continue
@@ -173,14 +177,18 @@ class DecoderSlot:
         return len(lost)
 
     async def _watch(self, child: ChildProcess) -> None:
-        """Ask for a sign of life every second; kill a process that gives none in time."""
+        """Ask for a sign of life every second, less often while no feed is open; kill a process that gives none."""
+        rested = 0
         while True:
-            child.wire.send({"op": "ping"})
+            rested = rested + 1 if not self._customers and not self._is_asked else 0
+            if rested % IDLE_BEATS == 0:
+                child.wire.send({"op": "ping"})
+                self._is_asked = True
             asked_s = self._clock.monotonic_s()
             await self._clock.sleep(HEARTBEAT_S)
             now_s = self._clock.monotonic_s()
-            if now_s - asked_s > HEARTBEAT_S + LATE_TICK_S:
-                # This process stood still itself; what the child said meanwhile is not read yet.
+            if not self._is_asked or now_s - asked_s > HEARTBEAT_S + LATE_TICK_S:
+                # Nothing was expected, or this process stood still itself and has not read what the child said.
                 self._heard_s = now_s
                 continue
             # A busy machine may take long to start an interpreter; what once answered has no such excuse.
