@@ -290,6 +290,37 @@ async def test_a_job_needs_a_prompt_that_says_something(client: httpx.AsyncClien
         assert (await client.post(START, json=wish)).status_code == 400
 
 
+@pytest.mark.parametrize(
+    "wish",
+    [
+        r'"prompt": "\ud800"',
+        r'"prompt": "x", "tags": {"\ud800": "\udfff"}',
+        r'"prompt": "x", "params": {"choices": ["\ud800"]}',
+        '"prompt": "x", "params": {"seed": 1180591620717411303424}',
+        '"prompt": "x", "fps": 1e-320',
+        '"prompt": "x", "fps": NaN',
+    ],
+)
+async def test_what_can_neither_be_stored_nor_asked_is_a_400(client: httpx.AsyncClient, wish: str) -> None:
+    # Given text that is no text and numbers that no clock or model holds, when a job is to start with them, then the
+    # caller is told, and no job was made that would take others down with it
+    answer = await client.post(
+        START, content=f'{{"stream_ref": "demo:", {wish}}}', headers={"Content-Type": "application/json"}
+    )
+
+    assert answer.status_code == 400, answer.text
+    assert (await client.get(f"{API}/inference/jobs")).json()["total"] == 0
+
+
+@pytest.mark.parametrize("given", ["abc", "-1", "1.5", "9" * 17, "9" * 5000])
+async def test_a_position_that_is_no_id_is_a_400(client: httpx.AsyncClient, given: str) -> None:
+    job_id = await start(client)
+
+    answer = await client.get(f"{API}/inference/stream/{job_id}", headers={"Last-Event-ID": given})
+
+    assert answer.status_code == 400, answer.text
+
+
 async def test_patching_takes_hold_at_the_next_question(client: httpx.AsyncClient) -> None:
     # Given a running job
     job_id = await start(client)

@@ -198,6 +198,7 @@ def _position(last_event_id: str | None, after: int | None) -> int | None:
     if last_event_id is None or not last_event_id.strip():
         return after
     text = last_event_id.strip()
-    if not text.isascii() or not text.isdigit() or int(text) > MAX_ID:
+    # The length first: Python refuses to read a number of thousands of digits.
+    if not text.isascii() or not text.isdigit() or len(text) > len(str(MAX_ID)) or int(text) > MAX_ID:
         raise InvalidInput("Last-Event-ID is not the id of a result")
     return int(text)

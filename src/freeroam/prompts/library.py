@@ -49,7 +49,8 @@ class PromptLibrary:
         """Return ``text`` without spaces at its ends.
 
         Raises:
-            InvalidInput: It is empty, longer than ``max_chars``, or holds a NUL character.
+            InvalidInput: It is empty, longer than ``max_chars``, or holds what cannot be stored: a NUL character or
+                half of a surrogate pair.
         """
         stripped = text.strip()
         if not stripped:
@@ -60,6 +61,8 @@ class PromptLibrary:
             )
         if "\x00" in stripped:
             raise InvalidInput("Prompt holds a NUL character")
+        if not _is_encodable(stripped):
+            raise InvalidInput("Prompt holds half of a surrogate pair, which is no character")
         return stripped
 
     async def update(self, text: str, job_id: str | None = None, preserve_previous: bool = True) -> Prompt:
@@ -112,3 +115,11 @@ class PromptLibrary:
     def forget(self, job_id: str) -> None:
         """Drop from memory what belongs to a job that is over."""
         self._own.pop(job_id, None)
+
+
+def _is_encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

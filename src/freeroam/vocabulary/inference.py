@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -28,6 +28,10 @@ class FinishReason(StrEnum):
     ERROR = "error"
 
 
+Words = Annotated[str, Field(max_length=4096)]
+"""A short text of a caller; a bounded one is also checked to be text that can be stored and sent."""
+
+
 class InferenceParams(BaseModel):
     """What a caller may tune in one question.
 
@@ -47,9 +51,9 @@ class InferenceParams(BaseModel):
     max_tokens: int | None = Field(default=None, ge=1)
     temperature: float | None = Field(default=None, ge=0.0, le=2.0)
     top_p: float | None = Field(default=None, gt=0.0, le=1.0)
-    choices: list[str] | None = Field(default=None, min_length=1, max_length=64)
-    stop: list[str] | None = Field(default=None, max_length=16)
-    seed: int | None = None
+    choices: list[Words] | None = Field(default=None, min_length=1, max_length=64)
+    stop: list[Words] | None = Field(default=None, max_length=16)
+    seed: int | None = Field(default=None, ge=-(2**63), le=2**63 - 1)
 
 
 class Prediction(BaseModel):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -11,6 +11,12 @@ from freeroam.vocabulary.inference import InferenceParams
 
 JOB_ID_PATTERN = r"^[A-Za-z0-9_.:-]{1,128}$"
 """What a job may be called."""
+
+LEAST_FPS = 1e-5
+"""About one sample a day; slower ones would put the next due time beyond what clocks and integers hold."""
+
+MAX_FRAMES = 2**53 - 1
+"""Greatest count that JSON numbers hold exactly."""
 
 
 class JobStatus(StrEnum):
@@ -50,10 +56,12 @@ class SourceOptions(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     rtsp_transport: Literal["tcp"] = "tcp"
-    headers: dict[str, str] = Field(default_factory=dict, max_length=32)
+    headers: dict[Annotated[str, Field(max_length=256)], Annotated[str, Field(max_length=8192)]] = Field(
+        default_factory=dict, max_length=32
+    )
     verify_tls: bool = True
     stall_timeout_s: float | None = Field(default=None, ge=0.0, le=86400.0)
-    start: str = "oldest"
+    start: str = Field(default="oldest", max_length=64)
     width_px: int | None = Field(default=None, ge=16, le=16384)
     height_px: int | None = Field(default=None, ge=16, le=16384)
 
@@ -101,23 +109,25 @@ class StartRequest(BaseModel):
         policy: None is ``block`` for sources that end and for Redis, else ``latest``.
         max_frames: Ends the job after questions about this many frames.
         max_seconds: Ends the job this long after its first frame.
-        tags: Free words of the caller, at most 32.
+        tags: Free words of the caller, at most 32, of at most 1024 characters.
     """
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     stream_ref: str = Field(min_length=1, max_length=8192)
     prompt: str | None = None
-    fps: float | None = Field(default=None, gt=0.0)
+    fps: float | None = Field(default=None, ge=LEAST_FPS)
     job_id: str | None = Field(default=None, pattern=JOB_ID_PATTERN)
     model: str | None = Field(default=None, min_length=1, max_length=256)
     window: int | None = Field(default=None, ge=1, le=64)
     policy: Policy | None = None
     priority: Literal["HIGH", "NORMAL", "LOW"] = "NORMAL"
     params: InferenceParams = Field(default_factory=InferenceParams)
-    max_frames: int | None = Field(default=None, ge=1)
+    max_frames: int | None = Field(default=None, ge=1, le=MAX_FRAMES)
     max_seconds: float | None = Field(default=None, gt=0.0)
-    tags: dict[str, str] = Field(default_factory=dict, max_length=32)
+    tags: dict[Annotated[str, Field(max_length=128)], Annotated[str, Field(max_length=1024)]] = Field(
+        default_factory=dict, max_length=32
+    )
     source: SourceOptions = Field(default_factory=SourceOptions)
 
 
@@ -132,7 +142,7 @@ class JobPatch(BaseModel):
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
-    fps: float | None = Field(default=None, gt=0.0)
+    fps: float | None = Field(default=None, ge=LEAST_FPS)
     prompt: str | None = None
     model: str | None = Field(default=None, min_length=1, max_length=256)
     params: InferenceParams | None = None
