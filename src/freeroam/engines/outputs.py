@@ -9,6 +9,9 @@ from freeroam.engines.replica_process import Call, ReplicaProcess
 from freeroam.vocabulary.errors import ModelError
 from freeroam.vocabulary.inference import FinishReason, Output, Prediction
 
+_CONSTRUCT_NAMES = {"cls", "_fields_set"}
+"""What ``model_construct`` calls its own arguments; detectors like to name a field ``cls``."""
+
 
 def output_of(
     answer: dict[str, Any], ticket: Ticket, call: Call, replica: ReplicaProcess, ended_s: float, batch_size: int
@@ -26,8 +29,7 @@ def output_of(
     extra: dict[str, Any] = answer["extra"]
     started_s = ended_s if call.started_s is None else call.started_s
     return Output(
-        # The replica has checked every field, so the model validates nothing a second time.
-        predictions=[Prediction.model_construct(**prediction) for prediction in answer["predictions"]],
+        predictions=[_predicted(prediction) for prediction in answer["predictions"]],
         text=answer["text"],
         confidence=answer["confidence"],
         model=replica.spec.name,
@@ -51,8 +53,15 @@ def error_of(error: dict[str, str]) -> ModelError:
     return ModelError(error["error"], code=error["code"])
 
 
+def _predicted(fields: dict[str, Any]) -> Prediction:
+    if fields.keys() & _CONSTRUCT_NAMES:
+        return Prediction.model_validate(fields)
+    # The replica has checked every field, so the model validates nothing a second time.
+    return Prediction.model_construct(**fields)
+
+
 def _finish_reason(text: Any) -> FinishReason:
-    return FinishReason(text) if text in set(FinishReason) else FinishReason.STOP
+    return FinishReason(text) if isinstance(text, str) and text in set(FinishReason) else FinishReason.STOP
 
 
 def _count(number: Any) -> int:

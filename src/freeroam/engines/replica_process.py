@@ -139,7 +139,11 @@ class ReplicaProcess:
         """
         if len(self.calls) < 2:
             return []
-        number, call = self.calls.popitem()
+        number, call = next(reversed(self.calls.items()))
+        if call.started_s is not None:
+            # A model that speaks begins a call as it comes; what was said must not be said again elsewhere.
+            return []
+        del self.calls[number]
         self._tell_cancelled(number, None)
         return call.open_tickets
 
@@ -180,6 +184,11 @@ class ReplicaProcess:
             if self._child is not None and not self._is_stopping:
                 await self._child.aclose()
             raise
+        except Exception as error:  # a process that says what nobody understands is as good as dead
+            log.exception("replica_not_understood", replica=self.name)
+            self._end = self._end or ("crashed", f"replica {self.name} was not understood: {type(error).__name__}")
+            if self._child is not None:
+                await self._child.aclose()
         if not self._is_stopping:
             reason, message = self._end or ("crashed", self._epitaph())
             self.state = ModelState.FAILED

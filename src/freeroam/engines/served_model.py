@@ -240,7 +240,13 @@ class ServedModel:
                 ticket.fail(error_of(error))
                 self._statistics.count_outcome("failed")
             elif answer is not None:
-                output = output_of(answer, ticket, call, replica, ended_s, batch)
+                try:
+                    output = output_of(answer, ticket, call, replica, ended_s, batch)
+                except Exception as error:  # whatever a model may have put into its answer costs this question only
+                    log.exception("answer_unusable", replica=replica.name)
+                    ticket.fail(ModelError(f"the model's answer cannot be used: {error}"))
+                    self._statistics.count_outcome("failed")
+                    continue
                 ticket.resolve(output)
                 self._statistics.count_outcome("answered")
                 self._statistics.add_answer(output.wait_ms, output.wait_ms + output.model_ms)
@@ -268,7 +274,7 @@ class ServedModel:
         """Start replicas until there are as many as wanted; one only while the breaker tries."""
         if self._is_stopping or self._breaker.retry_at_s is not None:
             return
-        wanted = 1 if self._breaker.is_open else self._wanted
+        wanted = min(self._wanted, len(self._ready) + 1) if self._breaker.is_open else self._wanted
         while len(self._replicas) < wanted:
             self._replicas.append(ReplicaProcess(self.spec, next(self._numbers), self, self._clock))
 

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,39 @@ async def test_an_answer_that_was_begun_is_not_begun_again() -> None:
     assert restarts == {"crashed": 1}
 
 
+async def test_an_answer_that_is_being_spoken_stays_where_it_is_when_another_replica_is_idle() -> None:
+    async with running(fake(tokens=60, token_latency_ms=5.0, replicas=2)) as engine:
+        first, third = (engine.stream(question(name)) for name in ("first", "third"))
+        second = engine.stream(replace(question("second"), params=InferenceParams(max_tokens=12)))
+        spoken: dict[str, list[Any]] = {"first": [], "second": [], "third": []}
+        for name, stream in (("first", first), ("second", second), ("third", third)):
+            spoken[name].append(await anext(stream))
+
+        async def listen(name: str, stream: Any) -> None:
+            spoken[name] += [item async for item in stream]
+
+        await asyncio.gather(listen("first", first), listen("second", second), listen("third", third))
+
+    for name, count in (("first", 60), ("second", 12), ("third", 60)):
+        *pieces, output = spoken[name]
+        assert "".join(piece.text for piece in pieces) == output.text
+        assert len(output.tokens) == count
+
+
+async def test_a_replica_that_kept_dying_beside_a_healthy_one_is_tried_again() -> None:
+    async with running(fake(replicas=2), pause_s=0.2, max_deaths=2) as engine:
+        healthy = engine.replica_pids()[0]
+        for _ in range(2):
+            await until(lambda: engine.describe().replicas_ready == 2)
+            os.kill(next(pid for pid in engine.replica_pids() if pid != healthy), signal.SIGKILL)
+            await until(lambda: engine.describe().replicas_ready == 1)
+
+        await until(lambda: engine.describe().replicas_ready == 2)
+
+        assert healthy in engine.replica_pids()
+        assert engine.describe().state is ModelState.READY
+
+
 async def test_a_crash_loop_trips_the_breaker_and_a_trial_mends_it() -> None:
     async with running(fake(), pause_s=0.6, max_deaths=3) as engine:
         answers = await asyncio.gather(*(engine.ask(question("crash")) for _ in range(4)), return_exceptions=True)
@@ -156,6 +190,17 @@ async def test_a_batch_of_wrong_length_is_an_error_of_the_model() -> None:
     async with running(ModelSpec("m", model_type=f"{HERE}.user_models:Short")) as engine:
         with pytest.raises(ModelError, match="list of 1 answers"):
             await engine.ask(question())
+
+
+@pytest.mark.parametrize("name", ["cls", "_fields_set", "self", "model_dump", "copy"])
+async def test_no_field_of_an_answer_harms_the_engine(name: str) -> None:
+    async with running(ModelSpec("m", model_type=f"{HERE}.user_models:Odd")) as engine:
+        output = await engine.ask(question(name))
+        assert (await engine.ask(question("again"))).predictions[0].label == "cat"
+
+    assert output.predictions[0].model_dump()[name] == 15
+    assert output.finish_reason == "stop"
+    assert output.prompt_tokens == 0
 
 
 async def test_the_example_of_the_seeds_runs_unmodified() -> None:

@@ -52,3 +52,13 @@ class Bystander(Awaiting):
         if any(question.prompt == "poison" for question in questions):
             os._exit(9)
         return [{"predictions": [], "text": question.prompt, "pid": os.getpid()} for question in questions]
+
+
+class Odd(Awaiting):
+    """Answers with fields that are no fault of JSON and yet surprise: what the prompt names, a list for a word."""
+
+    async def predict(self, frames: list[np.ndarray], prompt: str) -> dict[str, Any]:
+        return {
+            "predictions": [{"label": "cat", "confidence": 0.5, prompt: 15}],
+            "metadata": {"finish_reason": ["stop"], "prompt_tokens": "many"},
+        }
