@@ -97,8 +97,10 @@ def _prediction(item: Any, index: int) -> dict[str, Any]:
     if label is None:
         raise ModelError(f"prediction {index} has no 'label'; it has {sorted(prediction)}")
     prediction["label"] = str(label)
-    confidence = prediction.get("confidence", prediction.get("score"))
-    prediction["confidence"] = 1.0 if confidence is None else _number(confidence, f"prediction {index}: confidence")
+    name = "confidence" if "confidence" in item else "score"
+    # What was no number is None by now, and must not pass for a confidence that was left out.
+    is_left_out = item.get(name) is None
+    prediction["confidence"] = 1.0 if is_left_out else _number(prediction.get(name), f"prediction {index}: confidence")
     box = prediction.get("bbox")
     if box is not None:
         if not isinstance(box, list) or len(box) != _BOX_NUMBERS:
@@ -120,9 +122,10 @@ def _confidence(given: Any, predictions: list[dict[str, Any]]) -> list[float]:
 def _number(value: Any, what: str) -> float:
     if isinstance(value, list) and len(value) == 1:
         value = value[0]
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        try:
-            return float(value)
-        except (TypeError, ValueError):
-            raise ModelError(f"{what} is {value!r}; expected a number") from None
-    return float(value)
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise ModelError(f"{what} is {value!r:.80}; expected a number")
+    return number

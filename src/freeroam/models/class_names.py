@@ -47,7 +47,7 @@ SYNONYMS: dict[str, str] = {
     "everybody, everyone, nobody, no one, guy, lady, gentleman, crowd, worker, workman, employee, visitor, customer, "
     "shopper, passenger, "
     "driver, player, runner, walker, jogger, skier, surfer, swimmer, skater, athlete, student, guest, stranger, "
-    "intruder, burglar, thief, policeman, policewoman, police officer, fireman, folk, individual",
+    "intruder, trespasser, burglar, thief, policeman, policewoman, police officer, fireman, folk, individual",
     "bicycle": "bike, cycle, pushbike, push bike, mountain bike, pedal cycle, e bike, ebike",
     "car": "automobile, auto, motorcar, motor car, taxi, taxicab, cab, sedan, suv, hatchback, limousine, police car, "
     "sports car, jeep",

@@ -41,6 +41,7 @@ _WIDE_NEGATIONS = {
 }
 _NARROW_NEGATIONS = {("no",), ("not",), ("never",), ("don't",), ("dont",), ("non",)}
 _ONLY = {("only",), ("just",), ("solely",), ("exclusively",), ("nothing", "but"), ("nothing", "except"), ("purely",)}
+_CONDITIONS = ("if", "when", "whenever", "until", "whether", "once")
 _NEUTRAL = {
     ("not", "only"),
     ("not", "just"),
@@ -48,6 +49,8 @@ _NEUTRAL = {
     ("no", "matter"),
     ("whether", "or", "not"),
     ("or", "not"),
+    # To tell when something is gone it must be reported while it is there.
+    *((word, *rest, "no") for word in _CONDITIONS for rest in ((), ("there",), ("there", "is"), ("there", "are"))),
 }
 _LIST_WORDS = {"and", "or", "nor", "as", "well", "any", "the", "a", "an", "all", "other", "of", "also"}
 _SCOPE_ENDS = {

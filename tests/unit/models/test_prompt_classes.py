@@ -19,6 +19,11 @@ NAMED = [
     # the issue's own, and the seeds'
     ("Detect all people and vehicles", {"person"} | VEHICLES),
     ("Detect only vehicles", VEHICLES),
+    # absence can only be told by what is reported while it is there
+    ("Notify me when there is no person at the desk", {"person", "dining table"}),
+    ("Alert me if there are no cars", {"car"}),
+    ("Tell me when there's no dog", {"dog"}),
+    ("Warn if no people are near the bed", {"person", "bed"}),
     # singular and plural, regular and not
     ("person", {"person"}),
     ("people", {"person"}),
