@@ -118,7 +118,7 @@ class PlaylistReader:
         return self._accept(body, parsed)
 
     def _accept(self, body: Body, playlist: MediaPlaylist) -> MediaPlaylist:
-        if playlist.is_ended and not playlist.segments:
+        if playlist.is_ended and not playlist.segments and self._playlist is None:
             raise SourceError(SourceErrorCode.NO_VIDEO, "the playlist is of a recording without segments")
         is_new = self._playlist is None or playlist.segments != self._playlist.segments or playlist.is_ended
         # Redirects lead to the same place again, so reloads ask there at once.

@@ -84,7 +84,9 @@ class Schedule:
         return self._playlist.is_ended and self._next >= self._playlist.end_sequence
 
     def update(self, playlist: MediaPlaylist) -> None:
-        """Go on with a newer playlist."""
+        """Go on with a newer playlist; one of a live stream that lists nothing says nothing, its numbers included."""
+        if not playlist.segments and not playlist.is_ended:
+            return
         if self._is_waiting_for_first:
             self._next = playlist.first_sequence
             self._is_waiting_for_first = not playlist.segments

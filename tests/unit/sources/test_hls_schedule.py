@@ -191,6 +191,26 @@ def test_live_stream_time_never_repeats_over_openings():
     assert Walk(playlist(0, 6), resume_s=NOW + 50.0).take()[0].time_s > NOW + 50.0
 
 
+def test_a_live_playlist_that_is_empty_for_a_moment_changes_nothing():
+    walk = Walk(playlist(1000, 6))
+    before = walk.take()[-1]
+    walk.schedule.update(playlist(0, 0))
+
+    assert walk.numbers() == []
+    walk.schedule.update(playlist(1006, 2))
+    assert [one.time_s - before.time_s for one in walk.take()] == [2.0, 4.0]
+    assert walk.counts == {}
+
+
+def test_a_live_playlist_that_ends_empty_is_over():
+    walk = Walk(playlist(1000, 6))
+    walk.take()
+    walk.schedule.update(playlist(0, 0, ended=True))
+
+    assert walk.numbers() == []
+    assert walk.schedule.is_over
+
+
 def test_an_empty_live_playlist_waits():
     walk = Walk(playlist(0, 0))
 
