@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from freeroam.clock import SystemClock
+from freeroam.processes.wire import MAX_MESSAGE_BYTES
 from freeroam.sources.decoding.feed import Feed
 from freeroam.sources.decoding.pool import DecoderPool
 from freeroam.sources.decoding.values import DecodedFrame, DecoderConfig, FeedShape, RawShape
@@ -324,6 +325,21 @@ async def test_a_decoder_that_grew_fat_is_replaced() -> None:
         await lean.stop()
 
 
+async def test_a_decoder_that_says_what_nobody_understands_is_replaced(pool) -> None:
+    before = pool.pids
+    async with pool.open_feed(FeedShape(wish(2), "mpegts")) as feed:
+        feed.take = lambda message: message["a field that no message has"]
+        await feed.write(clip())
+        with pytest.raises(SourceError) as raised:
+            async for _ in feed.decoded():
+                pass
+
+    assert raised.value.code == "decoder"
+    await until(lambda: pool.pids and pool.pids != before)
+    assert pool.replaced == {"garbled": 1}
+    assert len((await decode(pool, clip(), FeedShape(wish(2), "mpegts")))[0]) == 12
+
+
 async def test_feeds_are_spread_over_the_processes() -> None:
     two = DecoderPool(DecoderConfig(processes=2), SystemClock())
     await two.start()
@@ -402,6 +418,15 @@ async def test_a_bad_picture_is_an_error_and_the_next_is_good(pool, data, raw) -
 
     assert raised.value.code == "bad_data"
     assert numbers([frame]) == [7]
+
+
+async def test_a_picture_too_large_to_be_sent_is_a_bad_one(pool) -> None:
+    async with pool.open_pictures(wish(1)) as pictures:
+        with pytest.raises(SourceError) as raised:
+            await pictures.decode(bytes(MAX_MESSAGE_BYTES))
+        assert numbers([await pictures.decode(picture_bytes("JPEG", number=3))]) == [3]
+
+    assert raised.value.code == "bad_data"
 
 
 async def test_a_picture_asked_of_a_killed_decoder_fails(pool) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Self
 
 from freeroam.processes.wire import Message
 from freeroam.sources.decoding.values import DecodedFrame, DecoderConfig, RawShape
-from freeroam.vocabulary.errors import SourceError, SourceErrorCode
+from freeroam.vocabulary.errors import SourceError, SourceErrorCode, TooLarge
 from freeroam.vocabulary.frame import FrameWish
 
 if TYPE_CHECKING:
@@ -83,9 +83,11 @@ class PictureFeed:
         answer: asyncio.Future[DecodedFrame] = asyncio.get_running_loop().create_future()
         self._asked[name] = answer
         shape = None if raw is None else [raw.width_px, raw.height_px, raw.channels]
-        self._slot.send({"op": "picture", "feed": self.number, "name": name, "raw": shape, "blobs": [data]})
         try:
+            self._slot.send({"op": "picture", "feed": self.number, "name": name, "raw": shape, "blobs": [data]})
             return await answer
+        except TooLarge as error:
+            raise SourceError(SourceErrorCode.BAD_DATA, f"the picture is too large: {error.message}") from None
         finally:
             self._asked.pop(name, None)
 

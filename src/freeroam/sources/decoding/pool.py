@@ -94,7 +94,7 @@ class DecoderPool:
 
     @property
     def replaced(self) -> dict[str, int]:
-        """How many processes were replaced, by reason: ``died``, ``silent``, ``stuck``, ``fat``."""
+        """How many processes were replaced, by reason: ``died``, ``silent``, ``stuck``, ``fat``, ``garbled``."""
         counts: dict[str, int] = {}
         for slot in self._slots:
             for reason, count in slot.replaced.items():

@@ -151,12 +151,11 @@ class DecoderSlot:
         try:
             while (message := await child.wire.receive()) is not None:
                 self._heard_s, self._has_answered, self._is_asked = self._clock.monotonic_s(), True, False
-                if message["op"] == "pong":
-                    self._judge(child, message)
-                    continue
-                customer = self._customers.get(message["feed"])
-                if customer is not None:
-                    customer.take(message)
+                try:
+                    self._take(child, message)
+                except Exception:  # what a process says that a video has taken over must not end this place for good
+                    log.exception("decoder_not_understood", decoder=self._name)
+                    self._kill(child, "garbled")
         finally:
             heartbeat.cancel()
             await asyncio.gather(heartbeat, return_exceptions=True)
@@ -165,6 +164,13 @@ class DecoderSlot:
         feeds = self._bury(child, reason)
         await child.aclose()
         log.warning("decoder_replaced", decoder=self._name, reason=reason, feeds=feeds, status=child.returncode)
+
+    def _take(self, child: ChildProcess, message: Message) -> None:
+        """Pass one message on."""
+        if message["op"] == "pong":
+            self._judge(child, message)
+        elif (customer := self._customers.get(message["feed"])) is not None:
+            customer.take(message)
 
     def _bury(self, child: ChildProcess, reason: str) -> int:
         """Take the process out of use and fail its feeds; return how many there were."""
