@@ -154,6 +154,16 @@ async def test_pruning_keeps_totals_and_never_uses_a_number_again(store: Store) 
     assert not await store.erase_job("a")
 
 
+async def test_an_erasure_that_comes_late_does_not_touch_a_new_job_of_the_same_name(store: Store) -> None:
+    # Given two erasures of one job, the first of which is through, and a new job that got the name
+    await store.add_job(new_job("a"))
+
+    # When the second goes on, then the new job and its prompt stay
+    assert not await store.erase_job("a")
+    assert await store.find_job("a") is not None
+    assert (await store.list_prompts("a", 10))[1] == 1
+
+
 async def test_listeners_get_each_result_once_in_order_while_others_write(store: Store) -> None:
     await store.add_job(new_job("a"))
     hub = ResultHub(store)

@@ -76,8 +76,14 @@ class QuestionLine:
         self._waiting: Question | None = None
         self._changed = asyncio.Event()
         self._is_closed = False
-        self.frames_asked = 0
+        self._frames_started = 0
         self.last: Question | None = None
+
+    @property
+    def frames_asked(self) -> int:
+        """How many frames were asked about, those of the question that waits included."""
+        waiting = self._waiting.clip.frames if self._waiting is not None else ()
+        return self._frames_started + len(waiting)
 
     async def put(self, question: Question, *, limit: int, waits: bool) -> None:
         """Ask as soon as fewer than ``limit`` questions are in flight.
@@ -128,6 +134,6 @@ class QuestionLine:
 
     def _start(self, question: Question) -> None:
         self._line.append(self._tasks.create_task(self._ask(question)))
-        self.frames_asked += len(question.clip.frames)
+        self._frames_started += len(question.clip.frames)
         self.last = question
         self._changed.set()

@@ -133,9 +133,9 @@ class Report:
         return self.tally.latency_ms() or self._latency_ms
 
     def progress(self, answer: Answer | None = None) -> Progress:
-        """Return what is stored with the result of ``answer``, or without one."""
+        """Return what is stored with the result of ``answer``, or without one, which is mostly for the last time."""
         now_s = self._clock.monotonic_s()
-        if now_s - self._latency_s >= LATENCY_EVERY_S:
+        if answer is None or now_s - self._latency_s >= LATENCY_EVERY_S:
             self._latency_s, self._latency_ms = now_s, self.latency_ms()
         prompt = answer.prompt if answer else None
         return Progress(

@@ -13,7 +13,7 @@ from typing import Any
 from freeroam.jobs.control import Outcome
 from freeroam.jobs.parts import JobConfig, JobParts
 from freeroam.jobs.runner import Runner
-from freeroam.jobs.view import explain, live, trouble_of
+from freeroam.jobs.view import explain, live, settled, trouble_of
 from freeroam.observability.logs import get_logger
 from freeroam.store.records import Ending, Lease, StoredJob
 from freeroam.vocabulary.errors import Draining, FreeroamError, LeaseLost, StoreError
@@ -120,7 +120,7 @@ class Supervisor:
         """Return ``job`` with what its runner knows now."""
         running = self._running.get(job.spec.job_id)
         if running is None:
-            return job
+            return settled(job)
         if running.runner is None:
             fault = f"internal: {running.fault}" if running.fault else None
             return job.model_copy(update={"error": fault, "error_code": "internal" if fault else None})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from freeroam.jobs.runner import Runner
 from freeroam.vocabulary.errors import FreeroamError
-from freeroam.vocabulary.job import Job, JobStatus, Policy, SourceState
+from freeroam.vocabulary.job import TERMINAL_STATUSES, Job, JobStatus, Policy, SourceState
 from freeroam.vocabulary.prompt import Prompt
 
 
@@ -38,9 +38,10 @@ def live(job: Job, runner: Runner, prompt: Prompt | None, fault: str | None = No
     if runner.spec.paused:
         source = source.model_copy(update={"state": SourceState.PAUSED})
     policy = Policy.BLOCK if runner.waits else Policy.LATEST
+    own_prompt = prompt.prompt if prompt is not None and prompt.job_id is not None else None
     return job.model_copy(
         update={
-            "spec": runner.spec.model_copy(update={"policy": policy}),
+            "spec": runner.spec.model_copy(update={"policy": policy, "prompt": own_prompt}),
             "status": JobStatus.RUNNING if report.begun.is_set() else job.status,
             "started_at": report.started_at,
             "frames_dropped": report.dropped,
@@ -52,3 +53,12 @@ def live(job: Job, runner: Runner, prompt: Prompt | None, fault: str | None = No
             "prompt_version": prompt.version if prompt else job.prompt_version,
         }
     )
+
+
+def settled(job: Job) -> Job:
+    """Return ``job``, which nothing runs here: what was open when it ended is closed."""
+    is_open = job.source.state not in {SourceState.ENDED, SourceState.FAILED}
+    if job.status not in TERMINAL_STATUSES or not is_open:
+        return job
+    state = SourceState.FAILED if job.status is JobStatus.FAILED else SourceState.ENDED
+    return job.model_copy(update={"source": job.source.model_copy(update={"state": state})})

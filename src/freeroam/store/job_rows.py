@@ -250,6 +250,12 @@ def prune_results(connection: Connection, job_id: str, cutoff: float | None, lim
 
 
 def remove_job(connection: Connection, job_id: str) -> bool:
-    """Delete a job that is over and has no results left, with its prompts; return whether it was there."""
+    """Delete a job that is over and has no results left, with its prompts; return whether it was there.
+
+    Between the calls of an erasure another one may have ended, and a new job may have got the name: it stays.
+    """
+    is_over = jobs.c.status.not_in(ACTIVE)
+    if connection.execute(delete(jobs).where(jobs.c.id == job_id, is_over)).rowcount != 1:
+        return False
     connection.execute(delete(prompts).where(prompts.c.scope == job_id))
-    return connection.execute(delete(jobs).where(jobs.c.id == job_id)).rowcount == 1
+    return True

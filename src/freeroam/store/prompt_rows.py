@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, delete, func, insert, select
+from sqlalchemy import Connection, delete, func, insert, select, update
 
 from freeroam.store.records import prompt_of
 from freeroam.store.tables import jobs, prompts
 from freeroam.vocabulary.errors import NotFound
+from freeroam.vocabulary.job import ACTIVE_STATUSES, JobSpec
 from freeroam.vocabulary.prompt import Prompt
 
 GLOBAL = ""
@@ -44,14 +45,22 @@ def add_prompt(
 def update_prompt(
     connection: Connection, text: str, job_id: str | None, at: float, *, preserve_previous: bool
 ) -> Prompt:
-    """Store the next version of the global scope or of a job that exists.
+    """Store the next version of the global scope or of a job that exists, which from then on has a prompt of its own.
 
     Raises:
         NotFound: No such job.
     """
-    if job_id is not None and not connection.execute(select(jobs.c.id).where(jobs.c.id == job_id)).first():
+    if job_id is None:
+        return add_prompt(connection, text, None, at, preserve_previous=preserve_previous)
+    spec = connection.execute(select(jobs.c.spec).where(jobs.c.id == job_id)).scalar_one_or_none()
+    if spec is None:
         raise NotFound(f"Job {job_id} not found")
-    return add_prompt(connection, text, job_id, at, preserve_previous=preserve_previous)
+    added = add_prompt(connection, text, job_id, at, preserve_previous=preserve_previous)
+    wish = JobSpec.model_validate_json(spec).model_copy(update={"prompt": text})
+    is_active = jobs.c.status.in_(sorted(status.value for status in ACTIVE_STATUSES))
+    values = {"spec": wish.model_dump_json(), "prompt": added.prompt, "prompt_version": added.version}
+    connection.execute(update(jobs).where(jobs.c.id == job_id, is_active).values(values))
+    return added
 
 
 def find_prompt(connection: Connection, job_id: str | None) -> Prompt | None:

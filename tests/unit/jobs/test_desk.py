@@ -14,7 +14,7 @@ from freeroam.clock import SystemClock
 from freeroam.jobs.parts import JobConfig
 from freeroam.vocabulary.errors import Conflict, InvalidInput, NotFound, TooManyStreams
 from freeroam.vocabulary.inference import Prediction
-from freeroam.vocabulary.job import JobPatch, JobStatus, StartRequest
+from freeroam.vocabulary.job import JobPatch, JobStatus, SourceState, StartRequest
 from tests.unit.jobs.fakes import Workplace, frame
 from tests.unit.jobs.test_runner import has_results, is_over, start
 from tests.waiting import until
@@ -43,6 +43,34 @@ async def test_a_job_without_a_prompt_follows_the_global_one(place: Workplace) -
 
     assert [request.prompt for request in place.engine.asked] == ["First", "Second"]
     assert (await place.desk.status(job_id)).prompt == "Second"
+
+
+async def test_a_job_that_is_given_a_prompt_follows_the_global_one_no_more(place: Workplace) -> None:
+    await place.library.update("Global")
+    source = place.sources.of("redis:a")
+    job_id = (await place.desk.start(StartRequest(stream_ref="redis:a"))).spec.job_id
+    source.put(frame(0))
+    await until(lambda: has_results(place, job_id, 1))
+    assert (await place.desk.status(job_id)).spec.prompt is None
+
+    await place.library.update("Mine", job_id)
+    while_running = await place.desk.status(job_id)
+    await place.desk.cancel(job_id)
+    afterwards = await place.desk.status(job_id)
+
+    assert (while_running.spec.prompt, while_running.prompt, while_running.prompt_version) == ("Mine", "Mine", 1)
+    assert (afterwards.spec.prompt, afterwards.prompt, afterwards.prompt_version) == ("Mine", "Mine", 1)
+
+
+async def test_a_job_that_is_over_shows_a_closed_source_and_how_long_its_questions_took(place: Workplace) -> None:
+    place.sources.of("live").put(*(frame(number) for number in range(3)))
+    job_id = await start(place, "live", max_frames=1)
+
+    await until(lambda: is_over(place, job_id))
+
+    job = await place.desk.status(job_id)
+    assert job.source.state is SourceState.ENDED
+    assert job.latency_ms.keys() == {"decode", "wait", "model", "total"}
 
 
 async def test_a_job_with_its_own_prompt_ignores_the_global_one(place: Workplace) -> None:

@@ -213,6 +213,26 @@ async def test_max_frames_ends_the_job_after_questions_about_just_so_many(place:
     assert (job.status, job.frames_processed) == (JobStatus.COMPLETED, 6)
 
 
+async def test_max_frames_counts_the_question_that_waits(place: Workplace) -> None:
+    # Given a live job of three frames whose model holds two questions, and a third that waits
+    place.engine.holds = True
+    source = place.sources.of("live")
+    source.put(*(frame(number) for number in range(3)))
+    job_id = await start(place, max_frames=3)
+    await until(lambda: source.taken == 3 and len(place.engine.held) == 2)
+
+    # When frames go on coming while the model answers
+    place.engine.holds = False
+    source.put(*(frame(number) for number in range(3, 6)))
+    while place.engine.held:
+        place.engine.release()
+    await until(lambda: is_over(place, job_id))
+
+    # Then no fourth frame was asked about
+    job = await place.desk.status(job_id)
+    assert (job.status, job.frames_processed) == (JobStatus.COMPLETED, 3)
+
+
 async def test_max_seconds_ends_a_job_whose_source_is_quiet(place: Workplace) -> None:
     place.sources.of("redis:frames").put(frame(0))
 
