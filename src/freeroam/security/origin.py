@@ -49,7 +49,8 @@ def find_origin(peer: str | None, headers: Mapping[str, str], trusted_proxies: S
 
     Walks the chain of forwarded addresses from the right and stops at the first that is no trusted proxy, because
     everything left of it is only what that stranger says. A request that was forwarded by an untrusted peer is never
-    local, whatever it says.
+    local, whatever it says; nor is one that passed another machine, whose loopback addresses are not ours, or one whose
+    headers disagree, because a proxy sets one of them and passes the others on as strangers sent them.
 
     Args:
         peer: Address at the other end of the socket; None on a unix socket, which counts as this machine.
@@ -64,12 +65,11 @@ def find_origin(peer: str | None, headers: Mapping[str, str], trusted_proxies: S
         return Origin(peer_address, is_local=peer_address.is_loopback)
     if not _is_trusted(peer_address, trusted_proxies):
         return Origin(peer_address, is_local=False)
-    origin: Address | None = None
-    for text in reversed(_forwarded_chain(headers)):
-        origin = parse_address(text)
-        if origin is None or not _is_trusted(origin, trusted_proxies):
-            break
-    return Origin(origin, is_local=origin is not None and origin.is_loopback)
+    chains = _forwarded_chains(headers)
+    walks = [_walk(chain, trusted_proxies) for chain in chains]
+    passed = [peer_address, *(address for walk in walks for address in walk)]
+    is_local = bool(walks) and all(address is not None and address.is_loopback for address in passed)
+    return Origin(walks[0][-1] if walks and walks[0] else None, is_local=is_local)
 
 
 def parse_address(text: str) -> Address | None:
@@ -124,12 +124,26 @@ def speaks_for_a_foreign_page(headers: Mapping[str, str], allowed_origins: Seque
     return urlsplit(origin).netloc.lower() != headers.get("host", "").strip().lower()
 
 
-def _forwarded_chain(headers: Mapping[str, str]) -> list[str]:
+def _forwarded_chains(headers: Mapping[str, str]) -> list[list[str]]:
+    """Return what each header that names addresses says, from the stranger to the nearest proxy."""
+    chains = []
     if "x-forwarded-for" in headers:
-        return [part for part in headers["x-forwarded-for"].split(",") if part.strip()]
+        chains.append([part for part in headers["x-forwarded-for"].split(",") if part.strip()])
     if "forwarded" in headers:
-        return _FORWARDED_FOR.findall(headers["forwarded"])
-    return [headers["x-real-ip"]] if "x-real-ip" in headers else []
+        chains.append(_FORWARDED_FOR.findall(headers["forwarded"]))
+    if "x-real-ip" in headers:
+        chains.append([headers["x-real-ip"]])
+    return chains
+
+
+def _walk(chain: Sequence[str], trusted_proxies: Sequence[Network]) -> list[Address | None]:
+    """Return the addresses from the right up to the first that is no trusted proxy; None stands for no address."""
+    walked: list[Address | None] = []
+    for text in reversed(chain):
+        walked.append(parse_address(text))
+        if walked[-1] is None or not _is_trusted(walked[-1], trusted_proxies):
+            break
+    return walked or [None]
 
 
 def _is_trusted(address: Address, trusted_proxies: Sequence[Network]) -> bool:

@@ -70,6 +70,23 @@ def test_behind_trusted_proxies_the_first_stranger_from_the_right_counts(
 
 
 @pytest.mark.parametrize(
+    ("peer", "headers"),
+    [
+        ("10.0.0.2", {"x-forwarded-for": "127.0.0.1"}),
+        ("127.0.0.1", {"x-forwarded-for": "127.0.0.1, 10.0.0.2"}),
+        ("127.0.0.1", {"x-forwarded-for": "127.0.0.1", "forwarded": "for=203.0.113.9"}),
+        ("127.0.0.1", {"x-forwarded-for": "127.0.0.1", "x-real-ip": "203.0.113.9"}),
+        ("127.0.0.1", {"forwarded": "for=127.0.0.1", "x-forwarded-for": ""}),
+    ],
+)
+def test_the_loopback_of_another_machine_or_what_a_header_contradicts_is_not_local(
+    peer: str, headers: dict[str, str]
+) -> None:
+    # Given a request that passed another machine, or whose headers disagree, then it is not of this machine
+    assert not find_origin(peer, headers, PROXY).is_local
+
+
+@pytest.mark.parametrize(
     ("host", "is_ours"),
     [
         ("localhost", True),
