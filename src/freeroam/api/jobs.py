@@ -11,9 +11,8 @@ from freeroam.api.documents import JobList, JobMessage, JobStatusDocument, JobSu
 from freeroam.api.journal import audit
 from freeroam.api.parts import Parts, TheCaller, TheParts
 from freeroam.api.problems import responses
-from freeroam.security.keys import Caller
 from freeroam.security.redaction import redact_url
-from freeroam.vocabulary.errors import FreeroamError, TooManyStreams
+from freeroam.vocabulary.errors import FreeroamError
 from freeroam.vocabulary.inference import Priority
 from freeroam.vocabulary.job import Job, JobPatch, JobStatus, StartRequest
 from freeroam.vocabulary.result import ResultsPage
@@ -53,9 +52,10 @@ Start = Annotated[
 async def start_job(wish: Start, request: Request, parts: TheParts, caller: TheCaller) -> StartedJob:
     """Put a question to a stream; answers come until it ends, a limit is reached or the job is cancelled."""
     parts.lifecycle.check_admission()
-    _check_streams_of(caller, parts.desk.count_active_of(caller.name) if caller.has_key else 0)
     wish = wish.model_copy(update={"priority": lowered(wish.priority, caller.highest_priority)})
-    job = await parts.desk.start(wish, owner=caller.name if caller.has_key else "")
+    job = await parts.desk.start(
+        wish, owner=caller.name if caller.has_key else "", limit_of_owner=caller.max_streams if caller.has_key else None
+    )
     audit(request.scope, "job_started", job_id=job.spec.job_id, stream_ref=redact_url(job.spec.stream_ref))
     job_id = job.spec.job_id
     return StartedJob(job_id=job_id, status=JobStatus.PENDING, message=f"Inference job {job_id} started")
@@ -194,8 +194,3 @@ def lowered(wish: Literal["HIGH", "NORMAL", "LOW"], highest: Priority) -> Litera
         Priority.LOW: "LOW",
     }
     return names[max(Priority[wish], highest)]
-
-
-def _check_streams_of(caller: Caller, running: int) -> None:
-    if caller.max_streams is not None and running >= caller.max_streams:
-        raise TooManyStreams(f"Maximum concurrent streams ({caller.max_streams}) of the key {caller.name!r} reached")

@@ -76,15 +76,20 @@ class JobDesk:
         self._changing = asyncio.Lock()
         self._deeds: set[asyncio.Task[Any]] = set()
 
-    async def start(self, wish: StartRequest, owner: str = "") -> Job:
+    async def start(self, wish: StartRequest, owner: str = "", limit_of_owner: int | None = None) -> Job:
         """Accept a job and begin to run it.
+
+        Args:
+            wish: What is asked for.
+            owner: Name of the key that asks; empty without one.
+            limit_of_owner: How many jobs of ``owner`` may be active; None is without a limit of its own.
 
         Raises:
             InvalidInput: Something in the wish cannot be; no prompt is given and none is set.
             ForbiddenReference: The address may not be opened.
             NotFound: No such model.
             Conflict: The name is taken.
-            TooManyStreams: As many jobs as may run do.
+            TooManyStreams: As many jobs as may run do, in all or of the owner.
             Draining: The service is stopping.
         """
         if self._supervisor.is_draining:
@@ -107,7 +112,7 @@ class JobDesk:
             owner=owner,
         )
         limit = self._config.max_concurrent_streams
-        new = NewJob(spec, self._parts.clock.epoch_s(), followed, limit, self._supervisor.lease)
+        new = NewJob(spec, self._parts.clock.epoch_s(), followed, limit, self._supervisor.lease, limit_of_owner)
         return await self._do(self._admit(new, reference.kind))
 
     async def status(self, job_id: str) -> Job:
@@ -210,10 +215,6 @@ class JobDesk:
     def active_streams(self) -> int:
         """How many jobs this process runs."""
         return self._supervisor.running
-
-    def count_active_of(self, owner: str) -> int:
-        """Return how many jobs of ``owner`` this process runs."""
-        return self._supervisor.count_of(owner)
 
     async def count_by_status(self) -> dict[str, int]:
         """Return how many jobs are kept, by status."""

@@ -81,10 +81,6 @@ class Supervisor:
         """How many jobs this process runs."""
         return len(self._running)
 
-    def count_of(self, owner: str) -> int:
-        """Return how many of them belong to ``owner``."""
-        return sum(running.stored.job.spec.owner == owner for running in self._running.values())
-
     async def start(self) -> None:
         """Take up every active job that nobody runs; on SQLite, whose file this process alone holds, that is each."""
         store = self._parts.store

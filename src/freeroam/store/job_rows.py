@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import orjson
 from sqlalchemy import ColumnElement, Connection, case, delete, func, insert, or_, select, update
 
 from freeroam.store.prompt_rows import add_prompt
@@ -27,6 +28,7 @@ class NewJob:
         followed: The global prompt that it follows; None if ``spec.prompt`` becomes version 1 of its own scope.
         limit: Greatest number of active jobs, this one included.
         lease: The process that will run it.
+        limit_of_owner: Greatest number of active jobs of ``spec.owner``, this one included; None is without.
     """
 
     spec: JobSpec
@@ -34,6 +36,7 @@ class NewJob:
     followed: Prompt | None
     limit: int
     lease: Lease
+    limit_of_owner: int | None = None
 
 
 def add_job(connection: Connection, new: NewJob) -> tuple[StoredJob, Prompt | None]:
@@ -53,6 +56,7 @@ def add_job(connection: Connection, new: NewJob) -> tuple[StoredJob, Prompt | No
     active = connection.execute(select(func.count()).select_from(jobs).where(jobs.c.status.in_(ACTIVE))).scalar_one()
     if active >= new.limit:
         raise TooManyStreams(f"Maximum concurrent streams ({new.limit}) reached", retry_after_s=5.0)
+    _check_owner(connection, new)
     own = None
     if new.followed is None and new.spec.prompt is not None:
         # An erased job of the same name left no versions behind, so this is version 1.
@@ -78,6 +82,16 @@ def add_job(connection: Connection, new: NewJob) -> tuple[StoredJob, Prompt | No
     stored = find_job(connection, job_id)
     assert stored is not None
     return stored, own
+
+
+def _check_owner(connection: Connection, new: NewJob) -> None:
+    if new.limit_of_owner is None:
+        return
+    specs = connection.execute(select(jobs.c.spec).where(jobs.c.status.in_(ACTIVE))).scalars()
+    active = sum(orjson.loads(spec)["owner"] == new.spec.owner for spec in specs)
+    if active >= new.limit_of_owner:
+        message = f"Maximum concurrent streams ({new.limit_of_owner}) of the key {new.spec.owner!r} reached"
+        raise TooManyStreams(message, retry_after_s=5.0)
 
 
 def find_job(connection: Connection, job_id: str) -> StoredJob | None:

@@ -27,19 +27,16 @@ class DeskDouble:
     active_streams = 0
 
     def __init__(self) -> None:
-        self.started: list[tuple[Any, str]] = []
+        self.started: list[tuple[Any, str, int | None]] = []
 
-    async def start(self, wish: Any, owner: str = "") -> Any:
-        self.started.append((wish, owner))
+    async def start(self, wish: Any, owner: str = "", limit_of_owner: int | None = None) -> Any:
+        self.started.append((wish, owner, limit_of_owner))
         return SimpleNamespace(spec=SimpleNamespace(job_id=wish.job_id or "made", stream_ref=wish.stream_ref))
 
     async def status(self, job_id: str) -> Any:
         raise NotFound(f"Job {job_id} not found")
 
     cancel = erase = status
-
-    def count_active_of(self, owner: str) -> int:
-        return sum(known == owner for _, known in self.started)
 
     def capacity(self) -> dict[str, Any]:
         return {"streams": {"used": 0, "limit": 10, "free": 10}}

@@ -25,7 +25,7 @@ START = "/api/v1/inference/start"
         ({}, "stream_ref is required"),
         ({"stream_ref": ""}, "stream_ref cannot be empty"),
         ({"stream_ref": "demo:", "colour": 1}, "Unknown field colour"),
-        ({"stream_ref": "demo:", "fps": -1}, "fps: input should be greater than 0"),
+        ({"stream_ref": "demo:", "fps": -1}, "fps: input should be greater than or equal to 0.00001"),
         ({"stream_ref": "demo:", "fps": "fast"}, "fps: input should be a valid number"),
         ({"stream_ref": "demo:", "source": {"rtsp_flags": "x"}}, "Unknown field source.rtsp_flags"),
         ({"stream_ref": "demo:", "params": {"threshold": 2}}, "params.threshold: input should be less than"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import io
 import json
@@ -149,6 +150,19 @@ async def test_no_more_streams_run_than_may(tmp_path) -> None:
 
     assert place.desk.capacity()["streams"] == {"used": 2, "limit": 2, "free": 0}
     await place.close()
+
+
+async def test_an_owner_has_no_more_jobs_than_it_may_however_many_start_at_once(place: Workplace) -> None:
+    await start(place, job_id="of-another")
+
+    wishes = [StartRequest(stream_ref="live", prompt="q", job_id=f"job-{number}") for number in range(5)]
+    outcomes = await asyncio.gather(
+        *(place.desk.start(wish, owner="robot", limit_of_owner=2) for wish in wishes), return_exceptions=True
+    )
+
+    refused = [outcome for outcome in outcomes if isinstance(outcome, TooManyStreams)]
+    assert (len(refused), len(outcomes)) == (3, 5)
+    assert refused[0].message == "Maximum concurrent streams (2) of the key 'robot' reached"
 
 
 async def test_jobs_are_listed_newest_first_and_counted(place: Workplace) -> None:
