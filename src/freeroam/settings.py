@@ -305,7 +305,7 @@ class _SecretFiles(PydanticBaseSettingsSource):
         self._variables: list[Mapping[str, str | None]] = [getattr(source, "env_vars", {}) for source in variables]
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:  # noqa: ARG002
-        """Return the text of the file that ``<NAME>_FILE`` names, without the newline at its end."""
+        """Return the text of the file that ``<NAME>_FILE`` names, without newlines around it."""
         path = next((table[f"{field_name}_file"] for table in self._variables if table.get(f"{field_name}_file")), None)
         if path is None or field_name.upper() not in SECRETS:
             return None, field_name, False
@@ -313,9 +313,12 @@ class _SecretFiles(PydanticBaseSettingsSource):
         if any(table.get(field_name) for table in self._variables):
             raise ConfigurationError(f"{name} and {name}_FILE are both set; keep one")
         try:
-            return Path(path).read_text(encoding="utf-8").strip("\r\n"), field_name, False
+            text = Path(path).read_text(encoding="utf-8").strip("\r\n")
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigurationError(f"{name}_FILE={path} cannot be read: {error}") from error
+        if not text.strip():
+            raise ConfigurationError(f"{name}_FILE={path} is empty")
+        return text, field_name, False
 
     def __call__(self) -> dict[str, Any]:
         """Return the secrets that files give."""

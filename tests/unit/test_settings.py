@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from freeroam.security.keys import digest_of
 from freeroam.settings import LATER_SETTINGS, SECRETS, Settings, allowed_values, load_settings
 from freeroam.vocabulary.errors import ConfigurationError
 
@@ -100,6 +101,23 @@ def test_a_secret_may_come_from_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path
     monkeypatch.setenv(f"{name}_FILE", str(tmp_path / "none"))
     with pytest.raises(ConfigurationError, match=f"{name}_FILE=.*cannot be read"):
         load_settings()
+
+    # And so is an empty one, which would else leave the service without the secret
+    path.write_text("\n")
+    monkeypatch.setenv(f"{name}_FILE", str(path))
+    with pytest.raises(ConfigurationError, match=f"{name}_FILE=.*is empty"):
+        load_settings()
+
+
+def test_a_key_is_taken_as_a_header_carries_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given blanks around a key, which no header keeps, then they do not belong to it
+    monkeypatch.setenv("API_KEY", " a-long-and-random-key ")
+    assert load_settings().key_list()[0].digest == digest_of("a-long-and-random-key")
+
+    # And a key of blanks alone is an error that names the setting
+    monkeypatch.setenv("API_KEY", "   ")
+    with pytest.raises(ConfigurationError, match="API_KEY is blank"):
+        load_settings().key_list()
 
 
 def test_secrets_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:

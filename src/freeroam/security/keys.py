@@ -51,8 +51,14 @@ class Key:
 
     @classmethod
     def of_text(cls, name: str, text: str) -> Key:
-        """Return a key with every right whose text is ``text``."""
-        return cls(name, digest_of(text))
+        """Return a key with every right whose text is ``text``, as a header can carry it.
+
+        Raises:
+            ConfigurationError: It is blank, and so would let nobody in.
+        """
+        if not text.strip():
+            raise ConfigurationError("API_KEY is blank; give it a text, or leave it out")
+        return cls(name, digest_of(text.strip()))
 
 
 @dataclass(frozen=True, slots=True)
