@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import threading
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import psutil
 import pytest
 
 from freeroam.clock import SystemClock
@@ -16,6 +20,7 @@ from freeroam.sources.source import SourceRequest
 from freeroam.vocabulary.errors import ForbiddenReference, InvalidInput, SourceError
 from freeroam.vocabulary.frame import Frame, FrameWish
 from tests.numbered_clips import clip, picture_bytes, read_number
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -191,6 +196,29 @@ async def test_a_link_in_the_middle_of_the_path_leads_nowhere(pool, root) -> Non
         await frames_of(source(root, pool, "file:out/secret.mp4"))
 
     assert raised.value.code == "forbidden"
+
+
+async def test_a_slow_disk_leaves_nothing_open_when_the_job_is_cancelled(pool, root) -> None:
+    (root / "a.mp4").write_bytes(clip("mp4"))
+    is_asked, may_go_on = threading.Event(), threading.Event()
+
+    class SlowRoot(type(root)):
+        def resolve(self, strict: bool = False) -> Path:
+            is_asked.set()
+            may_go_on.wait()
+            return Path(self).resolve(strict)
+
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+    open_before = psutil.Process().num_fds()
+    reading = asyncio.create_task(frames_of(source(SlowRoot(root), pool, "file:a.mp4")))
+    await until(is_asked.is_set)
+    reading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+    may_go_on.set()
+    await asyncio.to_thread(is_asked.wait)  # comes after it on the only thread
+
+    await until(lambda: psutil.Process().num_fds() == open_before)
 
 
 async def test_a_reader_that_goes_away_leaves_nothing_open(pool, root) -> None:

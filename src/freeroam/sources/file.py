@@ -65,7 +65,7 @@ class FileSource:
                 ``no_video``, ``codec``, ``bad_data`` or ``decoder``.
         """
         assert self._root is not None
-        reader = await asyncio.to_thread(FileReader.open, self._root, self._parts)
+        reader = await _opened(self._root, self._parts)
         try:
             if picture_form(await reader.read_at(0, 16)) is not None:
                 async for frame in self._picture(reader):
@@ -178,6 +178,21 @@ class FileReader:
                 return os.pread(self._descriptor, size, offset)
             except OSError as error:
                 raise SourceError(SourceErrorCode.BAD_DATA, f"the file cannot be read: {error.strerror}") from error
+
+
+async def _opened(root: Path, parts: tuple[str, ...]) -> FileReader:
+    """Open a file off the event loop; a thread that a slow disk holds beyond a cancelling closes what it opened."""
+    opening = asyncio.ensure_future(asyncio.to_thread(FileReader.open, root, parts))
+    try:
+        return await asyncio.shield(opening)
+    except asyncio.CancelledError:
+        opening.add_done_callback(_close_unclaimed)
+        raise
+
+
+def _close_unclaimed(opening: asyncio.Future[FileReader]) -> None:
+    if not opening.cancelled() and opening.exception() is None:
+        opening.result().close()
 
 
 def file_parts(stream_ref: str, root: Path | None) -> tuple[str, ...]:
