@@ -11,6 +11,12 @@ MASK = "***"
 
 _URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*:)//(?P<rest>[^\s\"'<>]+)")
 _PARAMETER = re.compile(r"(?P<lead>[?&;#])(?P<name>[^=&;#?\s\"'<>/]{1,64})=(?P<value>[^&;#\s\"'<>]*)")
+_PATH_PARAMETER = re.compile(
+    r"(?P<lead>[/_])(?P<name>user(?:name)?|pass(?:word|wd)?|pwd)=(?P<value>[^/?#&;\s\"'<>]*?)(?=_[A-Za-z]+=|[/?#&;\s\"'<>]|$)",
+    re.IGNORECASE,
+)
+"""Cameras of several makers take their log-in as part of the path: ``/user=admin_password=x_channel=1.sdp``."""
+
 _SECRET_NAME = re.compile(
     r"token|key|sig|pass|pwd|secret|auth|cred|jwt|session|hdn(ts|ea)|^pw$|^policy$|^user(name)?$", re.IGNORECASE
 )
@@ -39,6 +45,7 @@ def redact_url(text: str) -> str:
         text = _URL.sub(_without_userinfo, text)
     if "=" in text:
         text = _PARAMETER.sub(_without_value, text)
+        text = _PATH_PARAMETER.sub(rf"\g<lead>\g<name>={MASK}", text)
     return text
 
 

@@ -21,6 +21,11 @@ from freeroam.security.redaction import redact_text, redact_url, redact_value
         ("https://h/a?%74oken=hunter2", "https://h/a?%74oken=***"),
         ("https://h/a#access_token=hunter2", "https://h/a#access_token=***"),
         (
+            "rtsp://cam/user=admin_password=hunter_2_channel=1_stream=0.sdp",
+            "rtsp://cam/user=***_password=***_channel=1_stream=0.sdp",
+        ),
+        ("rtsp://cam/live/pwd=hunter2/1", "rtsp://cam/live/pwd=***/1"),
+        (
             "tried rtsp://a:hunter2@b/ and https://c/?sig=hunter2 twice",
             "tried rtsp://***@b/ and https://c/?sig=*** twice",
         ),
