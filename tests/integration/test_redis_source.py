@@ -119,14 +119,14 @@ async def test_bad_entries_are_counted_named_and_passed_over(server, pool):
     server.add("frames", "8000-0", frame=good, timestamp="yesterday")
     server.add("frames", "9000-0", frame=b"", width=100_000, height=100_000)
     server.add("frames", "10000-0", frame=good, timestamp=10.0)
-    server.add("frames", "11000-0", eof=1)
+    server.add("frames", "11000-0", frame=b"not a picture", eof=1)
     source = sources(server, pool)(request())
 
     frames = await take(source)
 
     assert ids(frames) == ["1000-0", "10000-0"]
-    assert sum(source.facts.skipped.values()) == 8
-    assert source.facts.last_bad.startswith(("9000-0", "3000-0"))
+    assert sum(source.facts.skipped.values()) == 9
+    assert source.facts.last_bad.startswith(("11000-0", "3000-0"))
 
 
 async def test_reading_begins_where_the_job_says(server, pool):

@@ -78,11 +78,15 @@ class BadEntry(Exception):
     Args:
         reason: A word to count it by.
         message: What is wrong with it.
+
+    Attributes:
+        ends: Whether the stream ends with it all the same.
     """
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
         self.reason = reason
+        self.ends = False
 
 
 def parse_start(start: str) -> EntryId | None:
@@ -114,9 +118,17 @@ def parse_entry(entry_id: EntryId, fields: Sequence[bytes] | None, max_pixels: i
     """
     named = dict(zip(fields[::2], fields[1::2], strict=False)) if fields else {}
     ends = named.get(b"eof", b"").strip().lower() not in _NOT_SET
+    try:
+        return _understood(entry_id, named, max_pixels, ends=ends)
+    except BadEntry as error:
+        error.ends = ends
+        raise
+
+
+def _understood(entry_id: EntryId, named: dict[bytes, bytes], max_pixels: int, *, ends: bool) -> Entry:
     time_s = _time_s(entry_id, named.get(b"timestamp"))
     picture = next((named[name] for name in PICTURE_FIELDS if name in named), None)
-    if picture is None and ends:
+    if not picture and ends:
         return Entry(entry_id, time_s, None, None, ends)
     if not picture:
         raise BadEntry("no_picture", "it has no field frame, image or data with a picture")

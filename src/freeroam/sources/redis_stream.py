@@ -263,7 +263,7 @@ class RedisSource:
             entry = parse_entry(entry_id, fields, self._parts.config.max_pixels)
         except BadEntry as error:
             self._pass_over(entry_id, error)
-            return False
+            return error.ends
         if entry.picture is not None:
             due_s, self._cadence = self._cadence.offer(entry.time_s)
             if due_s is not None:

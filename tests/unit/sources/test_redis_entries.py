@@ -57,8 +57,9 @@ def test_eof_ends_the_stream_when_it_is_set(value, ends):
     assert parse(frame=JPEG, eof=value).ends is ends
 
 
-def test_a_last_entry_needs_no_picture():
-    entry = parse(eof=b"1")
+@pytest.mark.parametrize("more", [{}, {"frame": b""}])
+def test_a_last_entry_needs_no_picture(more):
+    entry = parse(eof=b"1", **more)
     assert entry.ends
     assert entry.picture is None
 
@@ -89,6 +90,14 @@ def test_what_is_no_picture_is_named(fields, reason):
     with pytest.raises(BadEntry) as caught:
         parse(**fields)
     assert caught.value.reason == reason
+    assert not caught.value.ends
+
+
+@pytest.mark.parametrize("fields", [{"frame": b"GIF89a"}, {"frame": JPEG, "timestamp": b"today"}])
+def test_a_bad_entry_ends_the_stream_too_if_it_says_so(fields):
+    with pytest.raises(BadEntry) as caught:
+        parse(**fields, eof=b"1")
+    assert caught.value.ends
 
 
 def test_an_entry_deleted_while_it_was_read_is_bad():
