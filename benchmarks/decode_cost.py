@@ -7,7 +7,8 @@
 Three questions: one 1080p rendition at 2 FPS, a 1080/720/360 ladder at 2 FPS, one rendition at 0.5 FPS. The peer reads
 the same address with `cv2.VideoCapture`: `grab` for every picture, `retrieve` and `resize` for the wanted ones. CPU is
 user and system time of the whole process tree, a stream-second, once both have caught up with the live edge; what a
-service with no job uses is in it. Frames count as delivered when the model has answered.
+service with no job uses is in it. They take turns, so that neither disturbs the other. Frames count as delivered when
+the model has answered.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ import argparse
 import asyncio
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,48 +79,79 @@ class Measured:
     delivered: float
 
 
-def measure_peer(origin: LiveOrigin, fps: float, seconds: float) -> Measured:
-    """Measure OpenCV in a process of its own."""
-    command = [sys.executable, "-c", PEER, origin.url(0), str(fps), str(BOX)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    try:
-        assert process.stdout is not None
-        usage = psutil.Process(process.pid)
-        begun_s, before, start = time.monotonic(), None, (0, 0)
-        for line in process.stdout:
-            grabbed, wanted = (int(word) for word in line.split())
-            now_s = time.monotonic() - begun_s
-            times = usage.cpu_times()
-            if before is None and now_s >= SETTLE_S:
-                before, start = times.user + times.system, (grabbed, wanted)
-            if before is not None and now_s >= SETTLE_S + seconds:
-                stream_s = (grabbed - start[0]) / NATIVE_FPS
-                cpu_s = times.user + times.system - before
-                return Measured(cpu_s / stream_s, (wanted - start[1]) / (stream_s * fps))
-    finally:
-        process.kill()
-        process.wait()
-    raise RuntimeError("OpenCV's capture ended")
+class Peer:
+    """OpenCV's capture in a process of its own, for ``with``."""
+
+    def __init__(self, url: str, fps: float) -> None:
+        self._fps = fps
+        self._command = [sys.executable, "-c", PEER, url, str(fps), str(BOX)]
+        self._process: subprocess.Popen[str] | None = None
+        self._told = (0, 0)
+
+    def __enter__(self) -> Peer:
+        self._process = subprocess.Popen(
+            self._command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, bufsize=1
+        )
+        threading.Thread(target=self._listen, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+
+    def now(self) -> tuple[float, int, int]:
+        """Return CPU seconds, pictures grabbed and pictures retrieved so far."""
+        assert self._process is not None
+        if self._process.poll() is not None:
+            raise RuntimeError("OpenCV's capture ended")
+        times = psutil.Process(self._process.pid).cpu_times()
+        return times.user + times.system, *self._told
+
+    def between(self, before: tuple[float, int, int], after: tuple[float, int, int]) -> Measured:
+        """Return what the time between two moments cost."""
+        stream_s = (after[1] - before[1]) / NATIVE_FPS
+        return Measured((after[0] - before[0]) / stream_s, (after[2] - before[2]) / (stream_s * self._fps))
+
+    def _listen(self) -> None:
+        assert self._process is not None
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            grabbed, wanted = line.split()
+            self._told = (int(grabbed), int(wanted))
 
 
-def measure_service(origin: LiveOrigin, fps: float, seconds: float) -> Measured:
-    """Measure the process tree of a service with one job."""
+def measure_peer(question: Question, seconds: float) -> Measured:
+    """Measure OpenCV on the live stream."""
+    with LiveOrigin(ladder=question.ladder) as origin, Peer(origin.url(0), question.fps) as peer:
+        time.sleep(SETTLE_S)
+        before = peer.now()
+        time.sleep(seconds)
+        return peer.between(before, peer.now())
+
+
+def measure_service(question: Question, seconds: float) -> Measured:
+    """Measure the process tree of a service with one job on the live stream."""
     settings = {"MODEL_TYPE": "fake", "FAKE_LATENCY_MS": "2", "FAKE_SIDE_PX": str(BOX)}
-    with Service(**settings) as service:
-        job = service.begin(origin.url(0), fps=fps, source={"width_px": BOX, "height_px": BOX})
+    with LiveOrigin(ladder=question.ladder) as origin, Service(**settings) as service:
+        job = service.begin(origin.url(0), fps=question.fps, source={"width_px": BOX, "height_px": BOX})
         end_s = time.monotonic() + 60
         while service.status(job)["frames_processed"] == 0:
             if time.monotonic() > end_s:
                 raise RuntimeError(f"no frame came: {service.status(job)}")
             time.sleep(0.1)
         time.sleep(SETTLE_S)
-        frames, cost, begun_s = service.status(job)["frames_processed"], service.cost(), time.monotonic()
+        frames, before, begun_s = service.status(job)["frames_processed"], service.cost(), time.monotonic()
         time.sleep(seconds)
-        status, after, ended_s = service.status(job), service.cost(), time.monotonic()
-        stream_s = ended_s - begun_s
-        done = status["frames_processed"] - frames
-        # One frame more or less lies in the window by chance.
-        return Measured((after.cpu_s - cost.cpu_s) / stream_s, min(1.0, (done + 1) / int(stream_s * fps)))
+        status, after, stream_s = service.status(job), service.cost(), time.monotonic() - begun_s
+    done = status["frames_processed"] - frames
+    # One frame more or less lies in the window by chance.
+    return Measured((after.cpu_s - before.cpu_s) / stream_s, min(1.0, (done + 1) / int(stream_s * question.fps)))
+
+
+def measure_decoders(question: Question, seconds: float) -> Measured:
+    """Measure decoders alone on the clip that the service would choose."""
+    return asyncio.run(measure_pool(360 if question.ladder else 1080, question.fps, seconds))
 
 
 async def measure_pool(height: int, fps: float, seconds: float) -> Measured:
@@ -157,24 +191,28 @@ async def measure_pool(height: int, fps: float, seconds: float) -> Measured:
         await pool.stop()
 
 
+def mean(measured: Iterable[Measured]) -> Measured:
+    """Return the mean CPU, and the worst delivery."""
+    several = list(measured)
+    return Measured(sum(one.cpu for one in several) / len(several), min(one.delivered for one in several))
+
+
 def main() -> None:
     """Run, print a table, write JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=40, help="measured, a subject and question")
+    parser.add_argument("--rounds", type=int, default=2, help="peer and ours in turn, averaged")
     parser.add_argument("--level", choices=("serve", "pool"), default="serve")
     arguments = parser.parse_args()
-    peers: dict[tuple[bool, float], Measured] = {}
+    measure = measure_service if arguments.level == "serve" else measure_decoders
     rows = []
     print(f"{'question':24} {'OpenCV':>8} {'ours':>8} {'ratio':>7} {'bar':>6} {'delivered':>10}")
     for question in QUESTIONS:
-        with LiveOrigin(ladder=question.ladder) as origin:
-            peer = measure_peer(origin, question.fps, arguments.seconds)
-        peers[question.ladder, question.fps] = peer
-        if arguments.level == "serve":
-            with LiveOrigin(ladder=question.ladder) as origin:
-                ours = measure_service(origin, question.fps, arguments.seconds)
-        else:
-            ours = asyncio.run(measure_pool(360 if question.ladder else 1080, question.fps, arguments.seconds))
+        pairs = [
+            (measure_peer(question, arguments.seconds), measure(question, arguments.seconds))
+            for _ in range(arguments.rounds)
+        ]
+        peer, ours = (mean(measured) for measured in zip(*pairs, strict=True))
         ratio = ours.cpu / peer.cpu
         figures = f"{peer.cpu:8.4f} {ours.cpu:8.4f} {ratio:7.3f} {question.bar:6.2f} {ours.delivered:10.1%}"
         print(f"{question.name:24} {figures}", flush=True)
