@@ -119,6 +119,13 @@ async def test_health(client: httpx.AsyncClient) -> None:
 # Jobs
 
 
+@pytest.mark.parametrize("path", ["/health", "/health/ready", "/health/live"])
+async def test_health_answers_probes_that_want_no_body(client: httpx.AsyncClient, path: str) -> None:
+    answer = await client.head(path)
+
+    assert (answer.status_code, answer.content) == (200, b"")
+
+
 async def test_a_job_is_accepted_with_an_id_of_its_own_or_of_ours(client: httpx.AsyncClient) -> None:
     # Given a wish without a name, when it is sent
     answer = await client.post(START, json={"stream_ref": "demo:", "prompt": "q"})

@@ -8,8 +8,9 @@ from fastapi import APIRouter, Body, Path, Query, Request
 from fastapi.responses import Response, StreamingResponse
 
 from freeroam.api.documents import JobList, JobMessage, JobStatusDocument, JobSummary, StartedJob
+from freeroam.api.download import Download
 from freeroam.api.journal import audit
-from freeroam.api.parts import Parts, TheCaller, TheParts
+from freeroam.api.parts import Parts, TheCaller, TheConfig, TheParts
 from freeroam.api.problems import responses
 from freeroam.security.redaction import redact_url
 from freeroam.vocabulary.errors import FreeroamError
@@ -156,16 +157,17 @@ _EXPORTS: dict[str, str] = {
 )
 async def export_job(
     job_id: JobId,
-    request: Request,
     parts: TheParts,
+    config: TheConfig,
     export_format: Annotated[Literal["json", "csv", "jsonl"], Query(alias="format")] = "json",
 ) -> StreamingResponse:
     """Return every result as one JSON list, as CSV with a line a prediction, or as a JSON object a line."""
     await parts.desk.status(job_id)
-    request.scope["freeroam.is_stream"] = True
     name = f"{''.join(sign if sign.isalnum() or sign in '._-' else '_' for sign in job_id)}.{export_format}"
-    return StreamingResponse(
+    return Download(
         parts.desk.export(job_id, export_format),
+        parts,
+        config.stream_idle_timeout_s,
         media_type=_EXPORTS[export_format],
         headers={"Content-Disposition": f'attachment; filename="{name}"'},
     )

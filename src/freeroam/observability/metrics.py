@@ -78,7 +78,7 @@ class Metrics:
         self.connections = self._gauge("connections", "Requests, streams and sockets open now.")
         self.listeners = self._gauge("listeners", "Event streams and sockets that follow results now.", "kind")
         self.slow_readers = self._counter(
-            "slow_readers_total", "Event streams ended because their reader drained nothing.", "kind"
+            "slow_readers_total", "Streams and exports cut because their reader drained nothing.", "kind"
         )
         self.rejected = self._counter("rejected_total", "Requests refused, by reason.", "reason")
         self.jobs = self._gauge("jobs", "Jobs kept, by status.", "status")
