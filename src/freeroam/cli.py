@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 import socket
+import ssl
 import sys
 from collections.abc import Iterator, Sequence
 from importlib.metadata import entry_points
@@ -23,7 +24,7 @@ from freeroam.observability.logs import configure_logs, get_logger
 from freeroam.runtime import Runtime
 from freeroam.security.redaction import redact_text
 from freeroam.settings import LATER_SETTINGS, Settings, load_settings, set_but_unused
-from freeroam.vocabulary.errors import FreeroamError, InvalidInput, NotFound
+from freeroam.vocabulary.errors import ConfigurationError, FreeroamError, InvalidInput, NotFound
 from freeroam.vocabulary.job import ACTIVE_STATUSES, Job, StartRequest
 from freeroam.vocabulary.probe import ProbeReport
 from freeroam.vocabulary.result import Result
@@ -110,6 +111,7 @@ def _serve(options: argparse.Namespace) -> int:
     configure_logs(settings.log_level, settings.log_format)
     for name in set_but_unused():
         log.warning("setting_not_used_yet", setting=name, belongs_to=LATER_SETTINGS[name])
+    _check_certificate(settings)
     listener = _bind(settings)
     failures: list[FreeroamError] = []
 
@@ -158,6 +160,17 @@ def _serve(options: argparse.Namespace) -> int:
             raise failures[0] from None
         raise
     return 0 if server.started else EXIT_FAILED
+
+
+def _check_certificate(settings: Settings) -> None:
+    """Say in one line what is wrong with a certificate, which the server would only tell by a traceback."""
+    if settings.ssl_certfile is None or settings.ssl_keyfile is None:
+        return
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(settings.ssl_certfile, settings.ssl_keyfile)
+    except OSError as error:
+        where = f"SSL_CERTFILE={settings.ssl_certfile}, SSL_KEYFILE={settings.ssl_keyfile}"
+        raise ConfigurationError(f"{where}: they cannot be used: {error}") from None
 
 
 def _bind(settings: Settings) -> socket.socket:

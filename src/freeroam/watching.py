@@ -9,10 +9,12 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from freeroam.results.listener import Listener
 from freeroam.runtime import Runtime
 from freeroam.settings import Settings, load_settings
-from freeroam.vocabulary.errors import FreeroamError, SourceError, SourceErrorCode
+from freeroam.vocabulary.errors import FreeroamError, InvalidInput, SourceError, SourceErrorCode
 from freeroam.vocabulary.job import Job, JobStatus, StartRequest
 from freeroam.vocabulary.result import EventKind, Result
 
@@ -89,7 +91,11 @@ async def watch(
         SourceError: The video failed for good; ``code`` says why.
         ConfigurationError: A setting is wrong.
     """
-    wish = StartRequest(stream_ref=stream_ref, prompt=prompt, fps=fps, model=model, **more)
+    try:
+        wish = StartRequest(stream_ref=stream_ref, prompt=prompt, fps=fps, model=model, **more)
+    except ValidationError as error:
+        first = error.errors(include_input=False)[0]
+        raise InvalidInput(f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}") from None
     given: asyncio.Queue[Result] = asyncio.Queue(1)
 
     async def work() -> None:

@@ -83,7 +83,7 @@ def test_run_can_be_interrupted(tmp_path: Path) -> None:
         (("run", "demo:x", "--prompt", "q"), 2, "demo:"),
         (("run", "http://127.0.0.1/x.m3u8", "--prompt", "q"), 2, "ALLOW_PRIVATE_SOURCES"),
         (("run", "demo:", "--prompt", " "), 2, "Prompt cannot be empty"),
-        (("run", "demo:", "--prompt", "q", "--fps", "-1"), 2, "fps: input should be greater than 0"),
+        (("run", "demo:", "--prompt", "q", "--fps", "-1"), 2, "fps: input should be greater than or equal to"),
         (("run", "demo:", "--prompt", "q", "--model", "none"), 2, "MODEL_TYPE"),
         (("backup", "x.db"), 2, "there is no database"),
         (("restore", "x.db"), 2, "x.db"),
@@ -103,6 +103,13 @@ def test_a_wrong_setting_is_said_in_one_line(tmp_path: Path) -> None:
     done = freeroam(tmp_path, "serve", PORT="99999")
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
     assert done.stderr.startswith("freeroam: PORT=99999")
+
+
+def test_a_certificate_that_cannot_be_used_is_said_in_one_line(tmp_path: Path) -> None:
+    # Given a certificate that is not there, when the service is started, then one line names the settings
+    done = freeroam(tmp_path, "serve", PORT="0", SSL_CERTFILE=str(tmp_path / "a"), SSL_KEYFILE=str(tmp_path / "b"))
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert done.stderr.startswith("freeroam: SSL_CERTFILE=")
 
 
 def test_a_folder_that_cannot_be_written_is_said_in_one_line(tmp_path: Path) -> None:
