@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
+import threading
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -39,10 +40,14 @@ class Resolver(Protocol):
 
 
 class SystemResolver:
-    """The machine's own resolver, in threads of its own so that dead name servers hold up nobody else."""
+    """The machine's own resolver, in threads of its own so that dead name servers hold up nobody else.
+
+    A question cannot be taken back, and may take half a minute; the process must not wait for it when it ends, as it
+    would for the threads of an executor.
+    """
 
     def __init__(self) -> None:
-        self._threads = ThreadPoolExecutor(RESOLVER_THREADS, thread_name_prefix="freeroam-dns")
+        self._places = asyncio.Semaphore(RESOLVER_THREADS)
 
     async def resolve(self, host: str) -> list[str]:
         """Return the addresses of ``host`` by ``getaddrinfo``, without doubles.
@@ -50,13 +55,35 @@ class SystemResolver:
         Raises:
             OSError: The name has none, or nobody answered.
         """
-        import socket
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[list[str]] = loop.create_future()
 
-        def ask() -> list[str]:
-            answers = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-            return list(dict.fromkeys(str(answer[4][0]) for answer in answers))
+        def take(addresses: list[str], error: Exception | None) -> None:
+            self._places.release()
+            if answer.done():
+                return
+            if error is None:
+                answer.set_result(addresses)
+            else:
+                answer.set_exception(error)
 
-        return await asyncio.get_running_loop().run_in_executor(self._threads, ask)
+        def ask() -> None:
+            addresses, failure = [], None
+            try:
+                found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+                addresses = list(dict.fromkeys(str(address[4][0]) for address in found))
+            except Exception as error:  # handed to whoever asked
+                failure = error
+            with suppress(RuntimeError):  # the loop is closed, and nobody asks any more
+                loop.call_soon_threadsafe(take, addresses, failure)
+
+        await self._places.acquire()
+        try:
+            threading.Thread(target=ask, name="freeroam-dns", daemon=True).start()
+        except RuntimeError as error:
+            self._places.release()
+            raise OSError("the system gives no thread") from error
+        return await answer
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,12 +1,15 @@
 """Resolving, checking, and dialling what was checked."""
 
 import asyncio
+import socket
+import threading
 
 import pytest
 
-from freeroam.security.dialing import Dialer, DialTimeouts
+from freeroam.security.dialing import RESOLVER_THREADS, Dialer, DialTimeouts, SystemResolver
 from freeroam.security.url_policy import UrlPolicy
 from freeroam.vocabulary.errors import SourceError
+from tests.waiting import until
 
 
 class ScriptedResolver:
@@ -63,3 +66,38 @@ async def test_an_answer_that_is_no_address_is_refused():
         await Dialer(UrlPolicy(), ScriptedResolver(["not an address"])).resolve("odd.example.org", 80)
 
     assert caught.value.code == "forbidden"
+
+
+async def test_names_are_resolved_beside_the_loop_and_hold_up_no_exit(monkeypatch):
+    may_answer, threads = threading.Event(), []
+
+    def ask(host, *_, **__):
+        threads.append(threading.current_thread())
+        may_answer.wait()
+        if host == "nowhere.example":
+            raise socket.gaierror(socket.EAI_NONAME, "no such name")
+        return [(0, 0, 0, "", ("93.184.216.34", 0)), (0, 0, 0, "", ("93.184.216.34", 0))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", ask)
+    resolver = SystemResolver()
+    given_up = asyncio.create_task(resolver.resolve("example.org"))
+    answered = asyncio.create_task(resolver.resolve("example.org"))
+    refused = asyncio.create_task(resolver.resolve("nowhere.example"))
+    await until(lambda: len(threads) == 3)
+    given_up.cancel()
+
+    assert all(thread.daemon for thread in threads)
+    may_answer.set()
+    assert await answered == ["93.184.216.34"]
+    with pytest.raises(socket.gaierror):
+        await refused
+    with pytest.raises(asyncio.CancelledError):
+        await given_up
+
+
+async def test_more_names_than_threads_wait_for_their_turn(monkeypatch):
+    monkeypatch.setattr(socket, "getaddrinfo", lambda host, *_, **__: [(0, 0, 0, "", (host, 0))])
+    resolver = SystemResolver()
+    names = [f"host{number}" for number in range(3 * RESOLVER_THREADS)]
+
+    assert await asyncio.gather(*map(resolver.resolve, names)) == [[name] for name in names]
