@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from sqlalchemy import Connection, delete, func, insert, select, update
 
-from freeroam.store.records import prompt_of
+from freeroam.store.records import prompt_of, spec_of
 from freeroam.store.tables import jobs, prompts
 from freeroam.vocabulary.errors import NotFound
-from freeroam.vocabulary.job import ACTIVE_STATUSES, JobSpec
+from freeroam.vocabulary.job import ACTIVE_STATUSES
 from freeroam.vocabulary.prompt import Prompt
 
 GLOBAL = ""
@@ -56,7 +56,7 @@ def update_prompt(
     if spec is None:
         raise NotFound(f"Job {job_id} not found")
     added = add_prompt(connection, text, job_id, at, preserve_previous=preserve_previous)
-    wish = JobSpec.model_validate_json(spec).model_copy(update={"prompt": text})
+    wish = spec_of(spec).model_copy(update={"prompt": text})
     is_active = jobs.c.status.in_(sorted(status.value for status in ACTIVE_STATUSES))
     values = {"spec": wish.model_dump_json(), "prompt": added.prompt, "prompt_version": added.version}
     connection.execute(update(jobs).where(jobs.c.id == job_id, is_active).values(values))

@@ -7,9 +7,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 import orjson
+from pydantic import ValidationError
 from sqlalchemy import RowMapping
 
-from freeroam.vocabulary.job import Job, JobSpec, JobStatus, SourceStatus
+from freeroam.vocabulary.inference import InferenceParams
+from freeroam.vocabulary.job import Job, JobSpec, JobStatus, Policy, SourceOptions, SourceStatus
 from freeroam.vocabulary.prompt import Prompt
 
 
@@ -121,7 +123,7 @@ def job_of(row: RowMapping) -> StoredJob:
     """Return the job of a row of ``jobs``."""
     progress = orjson.loads(row["progress"])
     job = Job(
-        spec=JobSpec.model_validate_json(row["spec"]),
+        spec=spec_of(row["spec"]),
         status=JobStatus(row["status"]),
         created_at=row["created_at"],
         started_at=row["started_at"],
@@ -138,6 +140,23 @@ def job_of(row: RowMapping) -> StoredJob:
         cursor=orjson.loads(row["cursor"]),
     )
     return StoredJob(job, row["epoch"])
+
+
+def spec_of(text: str) -> JobSpec:
+    """Return a stored wish, also one whose values were allowed when it was stored and are not any more.
+
+    Limits are for callers: a job that could not be read could neither be listed nor erased, nor let the service start.
+    """
+    try:
+        return JobSpec.model_validate_json(text)
+    except ValidationError:
+        kept = orjson.loads(text)
+    nested = {
+        "policy": Policy(kept["policy"]),
+        "params": InferenceParams.model_construct(**kept["params"]),
+        "source": SourceOptions.model_construct(**kept["source"]),
+    }
+    return JobSpec.model_construct(**{**kept, **nested})
 
 
 def prompt_of(row: RowMapping) -> Prompt:
