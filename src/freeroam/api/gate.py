@@ -23,7 +23,9 @@ _RUNS = re.compile(
     r"POST /api/v1/inference/start|DELETE /api/v1/inference/cancel/[^/]+|PATCH /api/v1/inference/jobs/[^/]+"
     r"|POST /api/v1/prompt/update"
 )
-_KEYS_WANTED = "This server has keys: send one as 'Authorization: Bearer ...' or 'X-API-Key: ...'"
+_KEYS_WANTED = (
+    "This server has keys: send one as a Bearer token in the Authorization header, or in the X-API-Key header"
+)
 _ONLY_LOCAL = (
     "Without a key only this machine itself is served. Set API_KEY or API_KEYS_FILE on the server and send the key, "
     "or set ALLOW_ANONYMOUS=true there; behind a proxy, name it in TRUSTED_PROXIES"
