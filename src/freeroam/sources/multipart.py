@@ -18,8 +18,8 @@ class MultipartParser:
     """Cuts a body into parts as it arrives.
 
     A part with a ``Content-Length`` is taken by it, so that a boundary's bytes inside a picture do no harm; one without
-    is searched for the next boundary. A boundary that the header names with its dashes, or that no header names, is
-    taken as the body shows it.
+    is searched for the next boundary. A boundary that the header names with its dashes, or wrongly, or that no header
+    names, is taken as the body shows it.
 
     Args:
         content_type: The whole header.
@@ -35,6 +35,7 @@ class MultipartParser:
         self._body_start = -1
         self._length: int | None = None
         self._searched = 0
+        self._has_begun = False
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         """Add bytes and give every part that is complete now, without its headers.
@@ -55,8 +56,8 @@ class MultipartParser:
     def _find_head(self) -> bool:
         """Find the next part's headers; return whether all of them are there."""
         buffer = self._buffer
-        if not self._mark:
-            self._mark = self._guess_mark()
+        if not self._mark or (not self._has_begun and self._mark not in buffer):
+            self._mark = self._guess_mark() or self._mark
         start = buffer.find(self._mark) if self._mark else -1
         blank = _BLANK_LINE.search(buffer, start + len(self._mark)) if start >= 0 else None
         if blank is None:
@@ -69,6 +70,7 @@ class MultipartParser:
             raise self._too_long()
         self._body_start = blank.end()
         self._searched = self._body_start
+        self._has_begun = True
         return True
 
     def _take_body(self) -> bytes | None:

@@ -18,7 +18,7 @@ def body(has_length, line):
     return b"".join(parts)
 
 
-@given(st.integers(1, 60), st.booleans(), st.sampled_from(["frame", '"frame"', "--frame", None]))
+@given(st.integers(1, 60), st.booleans(), st.sampled_from(["frame", '"frame"', "--frame", "another", None]))
 def test_parts_with_lengths_come_out_whole_however_they_arrive(size, has_crlf, boundary):
     content_type = "multipart/x-mixed-replace" + ("" if boundary is None else f"; boundary={boundary}")
     parser = MultipartParser(content_type, 1000)
