@@ -154,6 +154,18 @@ async def test_pruning_keeps_totals_and_never_uses_a_number_again(store: Store) 
     assert not await store.erase_job("a")
 
 
+@pytest.mark.parametrize("name", ["a\x00b", "\ud800"])
+async def test_a_name_that_no_job_can_have_is_no_job(store: Store, name: str) -> None:
+    assert await store.find_job(name) is None
+    assert await store.newest_results(name, 10) == []
+    assert await store.results_after(name, 0, 10) == []
+    assert await store.own_prompt(name) is None
+    assert await store.list_prompts(name, 10) == ([], 0)
+    assert await store.end_job(name, None, Ending(JobStatus.CANCELLED, 1.0)) is None
+    with pytest.raises(NotFound):
+        await store.update_prompt("x", name, 3.0, preserve_previous=True)
+
+
 async def test_an_erasure_that_comes_late_does_not_touch_a_new_job_of_the_same_name(store: Store) -> None:
     # Given two erasures of one job, the first of which is through, and a new job that got the name
     await store.add_job(new_job("a"))

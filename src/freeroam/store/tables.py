@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 from sqlalchemy import (
     BigInteger,
     Column,
+    Dialect,
     Float,
     ForeignKey,
     Index,
@@ -14,8 +17,11 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    TypeDecorator,
     UniqueConstraint,
 )
+
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 NAMES = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -27,10 +33,24 @@ NAMES = {
 
 metadata = MetaData(naming_convention=NAMES)
 
+
+class Name(TypeDecorator[str]):
+    """A job's name; one that no database can hold (callers may ask for any) is looked for as one that no job has."""
+
+    impl = String(128)
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:  # noqa: ARG002
+        """Return ``value``, or the replacement character if it holds a NUL or half of a surrogate pair."""
+        if value is None or not _UNSTORABLE.search(value):
+            return value
+        return "\ufffd"
+
+
 jobs = Table(
     "jobs",
     metadata,
-    Column("id", String(128), primary_key=True),
+    Column("id", Name, primary_key=True),
     Column("spec", Text, nullable=False),
     Column("status", String(16), nullable=False),
     Column("created_at", Float(53), nullable=False),
@@ -57,7 +77,7 @@ jobs = Table(
 results = Table(
     "results",
     metadata,
-    Column("job_id", String(128), ForeignKey("jobs.id"), primary_key=True),
+    Column("job_id", Name, ForeignKey("jobs.id"), primary_key=True),
     Column("id", BigInteger, primary_key=True, autoincrement=False),
     Column("entry_key", String(256), nullable=False),
     Column("created_at", Float(53), nullable=False),
@@ -68,7 +88,7 @@ results = Table(
 prompts = Table(
     "prompts",
     metadata,
-    Column("scope", String(128), primary_key=True),
+    Column("scope", Name, primary_key=True),
     Column("version", Integer, primary_key=True, autoincrement=False),
     Column("prompt", Text, nullable=False),
     Column("created_at", Float(53), nullable=False),
