@@ -51,7 +51,7 @@ MEANINGS = {
 }
 _EXAMPLES = {
     400: "stream_ref is required",
-    401: "This server has keys: send one as a Bearer token in the Authorization header, or in the X-API-Key header",
+    401: "This server has keys: send one as Bearer token in the Authorization header, or in the X-API-Key header",
     403: "The key 'viewer' lacks the right 'run'",
     404: "Job 550e8400-e29b-41d4-a716-446655440000 not found",
     409: "Job door-1 already exists",

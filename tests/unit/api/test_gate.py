@@ -51,6 +51,13 @@ async def test_without_keys_nobody_else_is(connect: Connect, peer: str, headers:
     assert answer.headers["www-authenticate"].startswith("Bearer")
 
 
+async def test_the_refusal_says_how_to_send_a_key(connect: Connect) -> None:
+    # Given keys, when none is sent, then what the answer says is not taken for a secret and blotted out
+    answer = await connect(keys=(key(),)).get("/api/v1/capacity")
+    assert "Bearer token" in answer.json()["error"]
+    assert "***" not in answer.json()["error"]
+
+
 async def test_a_trusted_proxy_counts_as_its_origin(connect: Connect) -> None:
     # Given a declared proxy
     client = connect(trusted_proxies=(ipaddress.ip_network("127.0.0.1/32"),))
