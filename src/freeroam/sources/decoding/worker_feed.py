@@ -47,7 +47,8 @@ class FeedThread:
         self._credit: int = message["credit"]
         self._cadence = Cadence.of_fps(message["fps"], message["next_due_s"])
         self._wished_fps: float | None = None
-        self._scaler = Scaler((message["width_px"], message["height_px"]))
+        self._box = (message["width_px"], message["height_px"])
+        self._scaler = Scaler(self._box)
         self._selector: GroupSelector[av.Packet[VideoStream]] | LiveSelector[av.Packet[VideoStream]]
         self._selector = GroupSelector() if message["lookahead"] else LiveSelector()
         self._shift_s = 0.0
@@ -114,7 +115,7 @@ class FeedThread:
 
     def _decode_run(self) -> None:
         with self._open() as container:
-            stream = video_of(container, self._limits)
+            stream = video_of(container, self._limits, self._box)
             self._tell_facts(stream)
             if isinstance(self.input, SeekInput):
                 self._seek(container, stream)
