@@ -20,6 +20,7 @@ from freeroam.api.application import create_application
 from freeroam.clock import SystemClock
 from freeroam.observability.logs import configure_logs, get_logger
 from freeroam.observability.metrics import Metrics
+from freeroam.processes.memory import keep_large_blocks_apart
 from freeroam.runtime import Runtime
 from freeroam.settings import LATER_SETTINGS, Settings, load_settings, set_but_unused
 from freeroam.vocabulary.errors import FreeroamError
@@ -52,6 +53,7 @@ def build_application(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        keep_large_blocks_apart()
         async with AsyncExitStack() as stack:
             try:
                 runtime = await stack.enter_async_context(Runtime(settings, clock, metrics))

@@ -25,6 +25,7 @@ from freeroam.models.answers import normalised, plain
 from freeroam.models.base import BaseVLM, Question
 from freeroam.models.loading import load_model
 from freeroam.processes.lifeline import connect
+from freeroam.processes.memory import keep_large_blocks_apart
 from freeroam.processes.wire import BLOBS, BlockingWire, Message
 from freeroam.vocabulary.errors import FreeroamError
 from freeroam.vocabulary.inference import InferenceParams
@@ -250,6 +251,7 @@ def _describe(error: BaseException) -> str:
 
 def main() -> None:
     """Run as ``python -m freeroam.engines.replica``."""
+    keep_large_blocks_apart()
     Replica(connect(sys.argv[1:])).run()
 
 

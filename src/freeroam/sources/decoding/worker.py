@@ -5,8 +5,6 @@ Started by ``slot.DecoderSlot`` as ``python -m freeroam.sources.decoding.worker`
 
 from __future__ import annotations
 
-import ctypes
-import gc
 import os
 import resource
 import sys
@@ -16,6 +14,7 @@ from typing import Any
 import av.logging
 
 from freeroam.processes.lifeline import connect
+from freeroam.processes.memory import give_memory_back, keep_large_blocks_apart
 from freeroam.processes.wire import BlockingWire
 from freeroam.sources.decoding.worker_feed import FeedThread
 from freeroam.sources.decoding.worker_input import PushInput, SeekInput
@@ -49,6 +48,7 @@ class Worker:
         operation = message["op"]
         if operation == "ping":
             if self._has_closed:
+                # A demuxer and the file object it reads refer to each other, so only the collector frees them.
                 self._has_closed = False
                 give_memory_back()
             self._wire.send({"op": "pong", "busy_s": self._busy_s(), "rss_bytes": rss_bytes()})
@@ -99,21 +99,9 @@ def rss_bytes() -> int:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def give_memory_back() -> None:
-    """Free what closed feeds left behind.
-
-    A demuxer and the file object it reads refer to each other, so only the collector frees them, and it counts objects,
-    not the megabytes behind them. What the C library then keeps for later goes back to the system (glibc only).
-    """
-    gc.collect()
-    if sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-        if trim is not None:
-            trim(0)
-
-
 def main() -> None:
     """Run the process."""
+    keep_large_blocks_apart()
     wire = connect(sys.argv[1:])
     # Log lines made by codec threads deadlock with the interpreter's lock, and they could hold a stream's secrets.
     av.logging.set_level(av.logging.PANIC)
