@@ -155,7 +155,8 @@ def make_handler(arguments: argparse.Namespace) -> type[BaseHTTPRequestHandler]:
             stream = int(parts[0].removesuffix(".m3u8"))
             if not 0 <= stream < arguments.streams:
                 return None
-            age_s = time.monotonic() - born_s + stream * 0.37
+            # The golden section spreads the streams evenly over the clip, however many there are.
+            age_s = time.monotonic() - born_s + (stream * 0.618 % 1.0) * sum(length for _, length in segments_of(360))
             playlist = "application/vnd.apple.mpegurl"
             if len(parts) == 1 and arguments.ladder:
                 return master_playlist(stream).encode(), playlist
