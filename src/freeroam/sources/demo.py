@@ -67,6 +67,7 @@ class DemoSource:
         clip = await asyncio.to_thread(demo_clip)
         due_s: float | None = None
         while True:
+            self.facts.plans_ahead = True
             shape = FeedShape(self._wish, "mpegts", next_due_s=due_s, starts_at_s=self._start_s)
             async with self._pool.open_feed(shape) as feed:
                 self._feed = feed

@@ -296,6 +296,7 @@ class HlsSource:
         )
         feed = self._decoders.open_feed(shape)
         run = FeedRun(feed, queue, self.facts, after=before, container=data.container, init=data.init)
+        self.facts.plans_ahead = self.facts.is_live
         await run.open()
         self._run = run
         self._run_began_s = planned.time_s

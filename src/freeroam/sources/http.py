@@ -165,6 +165,7 @@ class HttpSource:
         self, response: Response, head: bytes, rest: AsyncIterator[bytes], queue: FrameQueue
     ) -> None:
         first = await _whole(response, head, rest, MAX_PICTURE_BYTES)
+        self.facts.plans_ahead = True
         await response.aclose()  # so that the next picture comes over the same connection
         async with self._decoders.open_pictures(self._wish) as pictures:
             reading = PictureReading(pictures, queue, self.facts, self._clock, wish=self._wish)
@@ -186,6 +187,7 @@ class HttpSource:
             lookahead=not self.facts.is_live,
             starts_at_s=self._clock.epoch_s() if self.facts.is_live else 0.0,
         )
+        self.facts.plans_ahead = self.facts.is_live
         async with FeedRun(self._decoders.open_feed(shape), queue, self.facts) as run:
             self._tell_wish = run.change_wish
             broke: SourceError | None = None

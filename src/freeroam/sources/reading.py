@@ -48,6 +48,12 @@ class Reading:
         """Pass another rate on to the open source."""
         self._source.change_wish(wish)
 
+    def cut_short(self) -> bool:
+        """End here, after the frame that is ready; returns whether that ended it, and not something before."""
+        ends_now = not self._is_over
+        self._finish(None)
+        return ends_now
+
     async def next(self, limit: SilenceLimit) -> Frame | None:
         """Return the next frame, or None when the video ended.
 

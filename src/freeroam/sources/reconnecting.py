@@ -26,6 +26,12 @@ PERMANENT_TRIES = 3
 FIRST_FRAME_GRACE_S = 20.0
 """Beyond the open timeout, what a first frame may take where no stall time is set: keyframes may be far apart."""
 
+AHEAD_FRAMES = 6
+"""So many frames may be decoded before they are due: in the decoder's feed, in the queue behind it and in hand."""
+
+GREATEST_LAG_S = 1.0
+"""Where frames made at a slower rate would last longer than this, they give way to those of the rate asked for."""
+
 log = get_logger(__name__)
 
 
@@ -102,6 +108,8 @@ class ReconnectingSource:
         self._permanent_failures = 0
         self._last_error: SourceError | None = None
         self._last_frame_s: float | None = None
+        self._last_sample_s: float | None = None
+        self._is_outpaced = False
 
     @property
     def facts(self) -> SourceFacts | None:
@@ -110,7 +118,7 @@ class ReconnectingSource:
 
     @property
     def openings(self) -> int:
-        """How often it was opened, the first time included."""
+        """How often it was opened, the first time included; opening it for a faster wish counts as going on."""
         return self._reconnects + 1
 
     @property
@@ -144,10 +152,21 @@ class ReconnectingSource:
         )
 
     def change_wish(self, wish: FrameWish) -> None:
-        """Ask for another rate from the next frame on."""
-        self._request = replace(self._request, wish=wish)
-        if self._reading is not None:
-            self._reading.change_wish(wish)
+        """Ask for another rate from the next frame on.
+
+        A source that has planned ahead at a much slower rate is opened anew at once: no failure, no pause, no change of
+        state, and it goes on after the last frame handed out.
+        """
+        before_s, interval_s = _interval_s(self._request.wish), _interval_s(wish)
+        last_s = self._last_sample_s
+        due_s = self._request.resume_due_s if last_s is None else last_s + interval_s
+        self._request = replace(self._request, wish=wish, resume_due_s=due_s)
+        reading, facts = self._reading, self._facts
+        if reading is None or facts is None:
+            return
+        reading.change_wish(wish)
+        if facts.plans_ahead and interval_s < before_s and before_s * AHEAD_FRAMES > GREATEST_LAG_S:
+            self._is_outpaced = reading.cut_short() or self._is_outpaced
 
     async def frames(self) -> AsyncGenerator[Frame, None]:
         """Give frames over all openings; returns when the video ended for good.
@@ -168,6 +187,9 @@ class ReconnectingSource:
                 except SourceError as error:
                     pause_s = self._pause_after_failure(error)
                 else:
+                    if self._is_outpaced:
+                        log.debug("source_outpaced", ref=self._ref, fps=self._request.wish.fps)
+                        continue
                     self._state = SourceState.ENDED
                     log.info("source_ended", ref=self._ref)
                     return
@@ -184,6 +206,7 @@ class ReconnectingSource:
         except ForbiddenReference as error:
             raise SourceError(SourceErrorCode.FORBIDDEN, error.message, detail=error.detail) from error
         self._keep_counts(source.facts)
+        self._is_outpaced = False
         reading = Reading(source, self._clock)
         self._reading = reading
         began_s: float | None = None
@@ -215,8 +238,7 @@ class ReconnectingSource:
         if stall_s <= 0:
             return None, SourceErrorCode.STALLED
         # A slow grid is silent between its samples, and a sample may miss its keyframe by one interval more.
-        interval_s = 1.0 / self._request.wish.fps if self._request.wish.fps > 0 else 0.0
-        return stall_s + 2.0 * interval_s, SourceErrorCode.STALLED
+        return stall_s + 2.0 * _interval_s(self._request.wish), SourceErrorCode.STALLED
 
     def _note_frame(self, frame: Frame, now_s: float) -> None:
         if self._state is not SourceState.RUNNING:
@@ -224,10 +246,9 @@ class ReconnectingSource:
         self._state = SourceState.RUNNING
         self._last_frame_s = now_s
         self._permanent_failures = 0
-        interval_s = 1.0 / self._request.wish.fps if self._request.wish.fps > 0 else 0.0
-        self._request = replace(
-            self._request, resume_after=frame.frame_id, resume_due_s=frame.sample_time_s + interval_s
-        )
+        self._last_sample_s = frame.sample_time_s
+        due_s = frame.sample_time_s + _interval_s(self._request.wish)
+        self._request = replace(self._request, resume_after=frame.frame_id, resume_due_s=due_s)
 
     def _pause_after_failure(self, error: SourceError) -> float:
         """Count ``error`` and return the pause before the next try, or raise it if there is none."""
@@ -262,3 +283,8 @@ class ReconnectingSource:
         for reason, amount in (self._facts.skipped if self._facts else {}).items():
             skipped[reason] = skipped.get(reason, 0) + amount
         return skipped
+
+
+def _interval_s(wish: FrameWish) -> float:
+    """Return the seconds between the samples that ``wish`` asks for; 0 takes every frame."""
+    return 1.0 / wish.fps if wish.fps > 0 else 0.0

@@ -49,6 +49,8 @@ class SourceFacts:
         decode: ``keyframes``, ``references`` or ``all``.
         skipped: Entries, segments or packets passed over, by reason.
         last_bad: The latest passed-over entry's name and reason, for the job's status and log.
+        plans_ahead: Whether what comes next is settled at the rate asked for before: frames decoded ahead that wait
+            until they are due, or a fetch that waits for its time. Set when that begins.
     """
 
     kind: str
@@ -63,6 +65,7 @@ class SourceFacts:
     skipped: dict[str, int] = field(default_factory=dict)
     last_bad: str | None = None
     variants: list[str] = field(default_factory=list)
+    plans_ahead: bool = False
 
     def count_skipped(self, reason: str, amount: int = 1) -> None:
         """Count what was passed over."""

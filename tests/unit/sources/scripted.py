@@ -44,6 +44,7 @@ class Script:
     runs: list[list[Step]]
     is_live: bool = True
     may_be_quiet: bool = False
+    plans_ahead: bool = False
     kind: str = "scripted"
     requests: list[SourceRequest] = field(default_factory=list)
     wishes: list[FrameWish] = field(default_factory=list)
@@ -69,6 +70,7 @@ class ScriptedSource:
     async def frames(self):
         try:
             await self._script.clock.sleep(0)
+            self.facts.plans_ahead = self._script.plans_ahead
             for step in self._run:
                 match step:
                     case Pause():

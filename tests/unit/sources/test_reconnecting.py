@@ -325,6 +325,86 @@ async def test_another_rate_reaches_the_open_source_and_the_next_opening():
     taker.task.cancel()
 
 
+async def test_a_faster_rate_opens_a_source_that_planned_ahead_at_once_and_it_is_no_failure():
+    clock = FakeClock()
+    script = Script(clock, [[frame(0), Pause(10.0), frame(10.0)], [frame(0.1), Pause()]], plans_ahead=True)
+    taker = Taker(source := a_source(clock, script, wish=FrameWish(0.1)))
+    failures = []
+    source.on_failure = failures.append
+    await clock.advance(1.0)
+
+    source.change_wish(FrameWish(10.0))
+    await clock.settle()
+
+    assert taker.ids == ["0", "100"]
+    assert (script.requests[1].resume_after, script.requests[1].resume_due_s) == ("0", pytest.approx(0.1))
+    assert script.closed == 1
+    assert (source.status.state, source.status.reconnects, source.openings) == (SourceState.RUNNING, 0, 1)
+    assert source.status.last_error is None
+    assert failures == []
+    taker.task.cancel()
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "plans_ahead"),
+    [(10.0, 0.1, True), (0.1, 0.1, True), (8.0, 30.0, True), (0.1, 10.0, False)],
+    ids=["slower", "the same", "little to wait for", "nothing planned"],
+)
+async def test_another_rate_opens_nothing_anew_where_little_is_to_be_won(before, after, plans_ahead):
+    clock = FakeClock()
+    script = Script(clock, [[frame(0), Pause()]], plans_ahead=plans_ahead)
+    taker = Taker(source := a_source(clock, script, wish=FrameWish(before)))
+    await clock.advance(1.0)
+
+    source.change_wish(FrameWish(after))
+    await clock.advance(1.0)
+
+    assert len(script.requests) == 1
+    assert script.wishes[-1].fps == after
+    taker.task.cancel()
+
+
+async def test_a_frame_that_is_ready_is_not_lost_when_the_rate_is_raised():
+    clock = FakeClock()
+    script = Script(clock, [[frame(0), frame(1.0), frame(2.0)], [frame(1.1)]], plans_ahead=True)
+    frames = (source := a_source(clock, script, wish=FrameWish(1.0))).frames()
+    assert (await anext(frames)).frame_id == "0"
+    await clock.settle()
+
+    source.change_wish(FrameWish(10.0))
+
+    assert [got.frame_id async for got in frames] == ["1000", "1100"]
+    assert (script.requests[1].resume_after, script.requests[1].resume_due_s) == ("1000", pytest.approx(1.1))
+
+
+async def test_a_video_that_has_ended_stays_ended_when_the_rate_is_raised():
+    clock = FakeClock()
+    script = Script(clock, [[frame(0)]], plans_ahead=True)
+    frames = (source := a_source(clock, script, wish=FrameWish(0.1))).frames()
+    await anext(frames)
+    await clock.settle()
+
+    source.change_wish(FrameWish(10.0))
+
+    assert [got.frame_id async for got in frames] == []
+    assert len(script.requests) == 1
+
+
+async def test_several_raises_while_it_opens_are_one_opening():
+    clock = FakeClock()
+    script = Script(clock, [[frame(0), Pause()], [Pause(0.5), frame(0.1), Pause()]], plans_ahead=True)
+    taker = Taker(source := a_source(clock, script, wish=FrameWish(0.1)))
+    await clock.advance(1.0)
+
+    for fps in (0.2, 0.5, 10.0):
+        source.change_wish(FrameWish(fps))
+    await clock.advance(1.0)
+
+    assert [asked.wish.fps for asked in script.requests] == [0.1, 10.0]
+    assert taker.ids == ["0", "100"]
+    taker.task.cancel()
+
+
 @pytest.mark.parametrize("moment", ["connecting", "running", "pausing"])
 async def test_cancelling_leaves_nothing_behind(moment):
     clock = FakeClock()

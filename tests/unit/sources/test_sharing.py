@@ -22,11 +22,11 @@ def shared(clock, script, goes_back=()):
     return SharedSources(script.open, lambda ref: ref in goes_back, SourceConfig(), clock)
 
 
-def live(fps=2.0, count=1000):
+def live(fps=2.0, count=1000, start_s=0.0):
     """Frames at the pace of stream time."""
     steps = []
     for number in range(count):
-        steps += [frame(number / fps), Pause(1.0 / fps)]
+        steps += [frame(start_s + number / fps), Pause(1.0 / fps)]
     return steps
 
 
@@ -151,6 +151,42 @@ async def test_a_job_may_change_its_rate():
     assert script.wishes[-1].fps == 1.0
     assert job.times[:3] == [0.0, 0.5, 1.0]
     assert all(later - earlier == 1.0 for earlier, later in zip(job.times[3:], job.times[4:], strict=False))
+    await job.leave()
+
+
+async def test_a_faster_job_that_joins_does_not_wait_for_what_was_decoded_slowly():
+    clock = FakeClock()
+    script = Script(clock, [live(fps=0.1), live(fps=10.0, start_s=0.1)], plans_ahead=True)
+    sources = shared(clock, script)
+    slow = Job(sources, request(fps=0.1))
+    await clock.advance(5.0)
+
+    fast = Job(sources, request(fps=10.0))
+    await clock.advance(20.0)
+
+    assert fast.times[:3] == pytest.approx([0.1, 0.2, 0.3])
+    assert len(fast.times) >= 200
+    assert slow.times == pytest.approx([0.0, 10.0, 20.0])
+    assert [asked.wish.fps for asked in script.requests] == [0.1, 10.0]
+    assert slow.subscription.status.reconnects == 0
+    await fast.leave()
+    await clock.advance(20.0)
+    assert len(script.requests) == 2
+    await slow.leave()
+
+
+async def test_a_job_that_raises_its_rate_does_not_wait_for_what_was_decoded_slowly():
+    clock = FakeClock()
+    script = Script(clock, [live(fps=1.0), live(fps=10.0, start_s=1.1)], plans_ahead=True)
+    sources = shared(clock, script)
+    job = Job(sources, request(fps=1.0))
+    await clock.advance(1.5)
+
+    job.subscription.change_wish(FrameWish(10.0))
+    await clock.advance(1.0)
+
+    assert job.times[:5] == pytest.approx([0.0, 1.0, 1.1, 1.2, 1.3])
+    assert len(job.times) >= 12
     await job.leave()
 
 
