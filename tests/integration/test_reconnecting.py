@@ -7,11 +7,13 @@ import os
 import signal
 from contextlib import aclosing
 from functools import partial
+from itertools import pairwise
 
 import pytest
 
 from freeroam.clock import SystemClock
 from freeroam.sources.demo import DemoSource
+from freeroam.sources.hls import hls_factory
 from freeroam.sources.reconnecting import ReconnectingSource, SourceConfig
 from freeroam.sources.source import SourceRequest
 from freeroam.vocabulary.errors import SourceError, SourceErrorCode
@@ -50,6 +52,27 @@ async def test_a_decoder_that_dies_or_hangs_is_followed_by_another(kind, how):
             assert source.status.last_error == "decoder"
             assert source.status.state is SourceState.RUNNING
             assert victim not in shop.pool.pids
+
+
+@pytest.mark.parametrize("kind", ["demo", "hls"])
+async def test_a_raised_rate_does_not_wait_for_what_was_decoded_slowly(kind):
+    async with workshop() as shop, Origin() as origin:
+        live = LiveHls(origin, hls_clip())
+        live.publish(6)
+        make = {
+            "demo": partial(DemoSource, pool=shop.pool, clock=CLOCK),
+            "hls": hls_factory(shop.fetcher, shop.pool, CLOCK, shop.config),
+        }[kind]
+        ref = "demo:" if kind == "demo" else live.url
+        source = ReconnectingSource(make, SourceRequest(ref, FrameWish(0.5, 80, 80)), SourceConfig(), CLOCK)
+        async with running(live.go_on()), aclosing(source.frames()) as stream, asyncio.timeout(40):
+            before = await anext(stream)
+            source.change_wish(FrameWish(5.0, 80, 80))
+            times = [(await anext(stream)).stream_time_s for _ in range(6)]
+
+        assert times[0] > before.stream_time_s
+        assert [later - sooner for sooner, later in pairwise(times)] == pytest.approx([0.2] * 5, abs=0.05)
+        assert (source.status.state, source.status.reconnects) == (SourceState.RUNNING, 0)
 
 
 async def test_an_origin_that_goes_away_and_comes_back():
