@@ -6,9 +6,10 @@
 
 Three questions: one 1080p rendition at 2 FPS, a 1080/720/360 ladder at 2 FPS, one rendition at 0.5 FPS. The peer reads
 the same address with `cv2.VideoCapture`: `grab` for every picture, `retrieve` and `resize` for the wanted ones. CPU is
-user and system time of the whole process tree, a stream-second, once both have caught up with the live edge; what a
-service with no job uses is in it. They take turns, so that neither disturbs the other. Frames count as delivered when
-the model has answered.
+user and system time of the whole process tree, a stream-second, once both have caught up with the live edge; the tree
+serves `--streams` streams and its cost is shared by them, what a service with no job uses included. They take turns, so
+that neither disturbs the other. The ratio is to OpenCV at 2 FPS on one 1080p rendition (= 1.00); OpenCV on each
+question's own stream and rate stands beside it. Frames count as delivered when the model has answered.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ import threading
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -130,23 +133,29 @@ def measure_peer(question: Question, seconds: float) -> Measured:
         return peer.between(before, peer.now())
 
 
-def measure_service(question: Question, seconds: float) -> Measured:
-    """Measure the process tree of a service with one job on the live stream."""
-    settings = {"MODEL_TYPE": "fake", "FAKE_LATENCY_MS": "2", "FAKE_SIDE_PX": str(BOX)}
-    with LiveOrigin(ladder=question.ladder) as origin, Service(**settings) as service:
-        job = service.begin(origin.url(0), fps=question.fps, source={"width_px": BOX, "height_px": BOX})
+def measure_service(question: Question, seconds: float, streams: int) -> Measured:
+    """Measure the process tree of a service with a job on each of ``streams`` live streams; CPU a stream."""
+    settings = {"MODEL_TYPE": "fake", "MAX_CONCURRENT_STREAMS": str(streams)}
+    with LiveOrigin(streams=streams, ladder=question.ladder) as origin, Service(**settings) as service:
+        box = {"width_px": BOX, "height_px": BOX}
+        jobs = [service.begin(origin.url(number), fps=question.fps, source=box) for number in range(streams)]
         end_s = time.monotonic() + 60
-        while service.status(job)["frames_processed"] == 0:
+        while any(service.status(job)["frames_processed"] == 0 for job in jobs):
             if time.monotonic() > end_s:
-                raise RuntimeError(f"no frame came: {service.status(job)}")
+                raise RuntimeError(f"no frame came: {[service.status(job) for job in jobs]}")
             time.sleep(0.1)
         time.sleep(SETTLE_S)
-        frames, before, begun_s = service.status(job)["frames_processed"], service.cost(), time.monotonic()
+        frames, before, begun_s = answered(service, jobs), service.cost(), time.monotonic()
         time.sleep(seconds)
-        status, after, stream_s = service.status(job), service.cost(), time.monotonic() - begun_s
-    done = status["frames_processed"] - frames
-    # One frame more or less lies in the window by chance.
-    return Measured((after.cpu_s - before.cpu_s) / stream_s, min(1.0, (done + 1) / int(stream_s * question.fps)))
+        done, after, stream_s = answered(service, jobs) - frames, service.cost(), time.monotonic() - begun_s
+    # One frame more or less of each stream lies in the window by chance.
+    asked = int(stream_s * question.fps) * streams
+    return Measured((after.cpu_s - before.cpu_s) / stream_s / streams, min(1.0, (done + streams) / asked))
+
+
+def answered(service: Service, jobs: list[str]) -> int:
+    """Return how many frames the model has answered."""
+    return sum(service.status(job)["frames_processed"] for job in jobs)
 
 
 def measure_decoders(question: Question, seconds: float) -> Measured:
@@ -202,23 +211,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=40, help="measured, a subject and question")
     parser.add_argument("--rounds", type=int, default=2, help="peer and ours in turn, averaged")
+    parser.add_argument("--streams", type=int, default=4, help="streams that one service serves")
     parser.add_argument("--level", choices=("serve", "pool"), default="serve")
     arguments = parser.parse_args()
-    measure = measure_service if arguments.level == "serve" else measure_decoders
-    rows = []
-    print(f"{'question':24} {'OpenCV':>8} {'ours':>8} {'ratio':>7} {'bar':>6} {'delivered':>10}")
+    on_service = arguments.level == "serve"
+    measure = partial(measure_service, streams=arguments.streams) if on_service else measure_decoders
+    rows: list[dict[str, Any]] = []
+    print(f"{'question':24} {'OpenCV':>8} {'ours':>8} {'ratio':>7} {'bar':>6} {'own ratio':>10} {'delivered':>10}")
     for question in QUESTIONS:
         pairs = [
             (measure_peer(question, arguments.seconds), measure(question, arguments.seconds))
             for _ in range(arguments.rounds)
         ]
         peer, ours = (mean(measured) for measured in zip(*pairs, strict=True))
-        ratio = ours.cpu / peer.cpu
-        figures = f"{peer.cpu:8.4f} {ours.cpu:8.4f} {ratio:7.3f} {question.bar:6.2f} {ours.delivered:10.1%}"
+        one = rows[0]["peer"] if rows else peer.cpu
+        ratio, own = ours.cpu / one, ours.cpu / peer.cpu
+        figures = f"{peer.cpu:8.4f} {ours.cpu:8.4f} {ratio:7.3f} {question.bar:6.2f} {own:10.3f} {ours.delivered:10.1%}"
         print(f"{question.name:24} {figures}", flush=True)
-        row = {"peer": peer.cpu, "ours": ours.cpu, "ratio": ratio, "bar": question.bar, "delivered": ours.delivered}
-        rows.append({"question": question.name, **row})
-    write_json(f"decode_cost_{arguments.level}", {"rows": rows, "seconds": arguments.seconds})
+        row = {"peer": peer.cpu, "ours": ours.cpu, "ratio": ratio, "own_ratio": own, "bar": question.bar}
+        rows.append({"question": question.name, **row, "delivered": ours.delivered})
+    write_json(f"decode_cost_{arguments.level}", {"rows": rows, **vars(arguments)})
 
 
 if __name__ == "__main__":

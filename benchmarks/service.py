@@ -78,7 +78,6 @@ class Service:
         self.environment = {
             **os.environ,
             "PORT": str(self.port),
-            "GRPC_PORT": "0",
             "DATA_DIR": self.folder.name,
             "ALLOW_PRIVATE_SOURCES": "127.0.0.0/8",
             "RATE_LIMIT_PER_MINUTE": "1000000",
@@ -103,7 +102,9 @@ class Service:
 
     def start(self, limit_s: float = 120.0) -> None:
         """Start and wait until it says that it is ready."""
-        self.process = subprocess.Popen([sys.executable, "-m", "freeroam", "serve"], env=self.environment)
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "freeroam", "serve"], env=self.environment, stdout=subprocess.DEVNULL
+        )
         end_s = time.monotonic() + limit_s
         while time.monotonic() < end_s:
             if self.process.poll() is not None:
