@@ -184,7 +184,8 @@ class DecoderSlot:
 
     async def _watch(self, child: ChildProcess) -> None:
         """Ask for a sign of life every second, less often while no feed is open; kill a process that gives none."""
-        rested = 0
+        # The first beat asks at once: a process that has answered is no longer given the time that a start may take.
+        rested = IDLE_BEATS - 1
         while True:
             rested = rested + 1 if not self._customers and not self._is_asked else 0
             if rested % IDLE_BEATS == 0:
