@@ -5,9 +5,11 @@ import ssl
 
 import pytest
 import trustme
+from pydantic import ValidationError
 
 from freeroam.sources.fetching import FetchTimeouts
 from freeroam.vocabulary.errors import InvalidInput, SourceError
+from freeroam.vocabulary.job import SourceOptions
 from tests.clips import file_clip, hls_clip, picture, second_of
 from tests.origins import HOST, LiveHls, Origin, Reply, drip, redirect, running
 from tests.waiting import until
@@ -265,7 +267,6 @@ async def test_what_is_no_video_has_a_clear_code(answer, code):
         {"X Y": "a"},
         {"": "a"},
         {"X": "\u00e4"},
-        {"X": "a" * 9000},
     ],
 )
 async def test_a_header_that_is_not_the_users_to_set_is_refused(headers):
@@ -274,6 +275,11 @@ async def test_a_header_that_is_not_the_users_to_set_is_refused(headers):
             shop.http("http://example.org/", options={"headers": headers})
         with pytest.raises(InvalidInput):
             shop.hls("http://example.org/", options={"headers": headers})
+
+
+def test_a_header_that_is_too_long_is_refused_before_there_is_a_source():
+    with pytest.raises(ValidationError, match=r"headers\.X"):
+        SourceOptions(headers={"X": "a" * 9000})
 
 
 async def test_a_dead_port_is_refused():
