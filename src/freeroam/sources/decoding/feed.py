@@ -144,7 +144,7 @@ class Feed:
             await self._changed.wait()
 
     def _return_credit(self) -> None:
-        """Let the decoder go on once half of what it may be ahead was taken: bursts cost it less than single pictures."""
+        """Let the decoder go on once half of what it may be ahead was taken, so that it wakes less often."""
         self._taken += 1
         if self._taken >= (self._config.ahead_frames + 1) // 2 and self._slot is not None and not self._is_over:
             self._slot.send({"op": "credit", "feed": self.number, "frames": self._taken})
