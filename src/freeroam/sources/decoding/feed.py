@@ -55,7 +55,6 @@ class Feed:
         self._has_room = asyncio.Event()
         self._has_room.set()
         self._unread_bytes = 0
-        self._taken = 0
         self._failure: SourceError | None = None
         self._is_over = False
         self._is_closed = False
@@ -134,7 +133,8 @@ class Feed:
         while True:
             while self._frames:
                 frame = self._frames.popleft()
-                self._return_credit()
+                if self._slot is not None and not self._is_over:
+                    self._slot.send({"op": "credit", "feed": self.number})
                 yield frame
             if self._failure is not None:
                 raise self._failure
@@ -142,13 +142,6 @@ class Feed:
                 return
             self._changed.clear()
             await self._changed.wait()
-
-    def _return_credit(self) -> None:
-        """Let the decoder go on once half of what it may be ahead was taken, so that it wakes less often."""
-        self._taken += 1
-        if self._taken >= (self._config.ahead_frames + 1) // 2 and self._slot is not None and not self._is_over:
-            self._slot.send({"op": "credit", "feed": self.number, "frames": self._taken})
-            self._taken = 0
 
     @property
     def ready_frames(self) -> int:

@@ -80,7 +80,7 @@ class Worker:
 def _tell(feed: FeedThread, operation: str, message: dict[str, Any]) -> None:
     """Pass on what the parent says about an open feed."""
     if operation == "credit":
-        feed.add_credit(message["frames"])
+        feed.add_credit()
     elif operation == "wish":
         feed.change_fps(message["fps"])
     elif operation == "data" and isinstance(feed.input, PushInput):

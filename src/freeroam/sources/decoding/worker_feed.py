@@ -66,10 +66,10 @@ class FeedThread:
         """Begin."""
         self._thread.start()
 
-    def add_credit(self, frames: int) -> None:
-        """Let so many more frames out; called by the process's main thread."""
+    def add_credit(self) -> None:
+        """Let one more frame out; called by the process's main thread."""
         with self.gate.condition:
-            self._credit += frames
+            self._credit += 1
             self.gate.condition.notify_all()
 
     def change_fps(self, fps: float) -> None:
