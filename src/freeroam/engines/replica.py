@@ -11,18 +11,19 @@ To the parent: ``state``, then ``ready`` or ``failed``, then ``step`` {started_s
 from __future__ import annotations
 
 import asyncio
+import itertools
 import sys
 import time
 import traceback
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from freeroam.models.answers import normalised, plain
-from freeroam.models.base import BaseVLM, Question
+from freeroam.models.base import BaseVLM, Question, Said, Speaker
 from freeroam.models.loading import load_model
 from freeroam.processes.lifeline import connect
 from freeroam.processes.memory import keep_large_blocks_apart
@@ -32,6 +33,7 @@ from freeroam.vocabulary.inference import InferenceParams
 from freeroam.vocabulary.model import ModelWishes
 
 _ERROR_CHARS = 2000
+_SIGN_OF_LIFE_S = 1.0
 _DEFAULT_PARAMS = InferenceParams()
 
 
@@ -51,9 +53,25 @@ class _Speech:
 
     call: _Call
     place: int
-    tokens: Generator[str, None, Any]
     texts: list[str] = field(default_factory=list)
-    count: int = 0
+
+
+class _Parts:
+    """What one step has for the parent, by call."""
+
+    def __init__(self) -> None:
+        self._by_call: dict[int, dict[str, Any]] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._by_call)
+
+    def of(self, call: _Call) -> dict[str, Any]:
+        """Return the part of one call, to add to."""
+        return self._by_call.setdefault(call.number, {"call": call.number, "pieces": [], "answers": []})
+
+    def list(self) -> list[dict[str, Any]]:
+        """Return all parts."""
+        return list(self._by_call.values())
 
 
 class Replica:
@@ -70,7 +88,10 @@ class Replica:
         self._model: BaseVLM | None = None
         self._wishes = ModelWishes()
         self._calls: deque[_Call] = deque()
-        self._speeches: list[_Speech] = []
+        self._speeches: dict[int, _Speech] = {}
+        self._speech_numbers = itertools.count(1)
+        self._speaker: Speaker | None = None
+        self._heard_of_s = 0.0
 
     def run(self) -> None:
         """Load, then answer until the parent closes the wire."""
@@ -102,6 +123,8 @@ class Replica:
         self._wishes = wishes.model_copy(update={"max_batch": max(1, min(wishes.max_batch, order["max_batch"]))})
         self._wire.send({"kind": "state", "state": "warming"})
         self._loop.run_until_complete(self._model.warm_up())
+        if self._wishes.streams_text:
+            self._speaker = self._model.open_speaker()
         info = plain(dict(self._model.get_model_info()))
         self._wire.send(
             {
@@ -127,16 +150,14 @@ class Replica:
         if message["kind"] == "call":
             self._calls.append(_read_call(message))
         elif message["kind"] == "cancel":
-            for call in [*self._calls, *(speech.call for speech in self._speeches)]:
+            for call in [*self._calls, *(speech.call for speech in self._speeches.values())]:
                 if call.number == message["call"]:
                     places = message["questions"]
                     call.cancelled.update(range(len(call.questions)) if places is None else places)
 
     def _step(self) -> None:
-        if self._wishes.streams_text:
-            self._begin_speeches()
-            if self._speeches:
-                self._speak()
+        if self._speaker is not None:
+            self._speak(self._speaker)
         elif self._calls:
             self._answer(self._calls.popleft())
 
@@ -158,52 +179,62 @@ class Replica:
         answers += [[place, None, None] for place in sorted(call.cancelled)]
         self._send(started_s, len(places), [{"call": call.number, "pieces": [], "answers": answers}])
 
-    def _begin_speeches(self) -> None:
+    def _speak(self, speaker: Speaker) -> None:
+        """Let new answers join and unwanted ones leave, make one step, and send what came in one message."""
+        started_s = time.monotonic()
+        parts = _Parts()
+        self._end_unwanted(speaker, parts)
+        self._begin_speeches(speaker, parts)
+        batch = len(self._speeches)
+        for said in self._said(speaker) if batch else ():
+            speech = self._speeches.get(said.key)
+            if speech is None:
+                continue
+            if said.texts:
+                speech.texts.extend(said.texts)
+                if speech.call.wants_pieces[speech.place]:
+                    parts.of(speech.call)["pieces"].append([speech.place, list(said.texts)])
+            if said.answer is not None:
+                del self._speeches[said.key]
+                parts.of(speech.call)["answers"].append(_spoken(speech, said.answer))
+        if parts or started_s - self._heard_of_s > _SIGN_OF_LIFE_S:
+            self._send(started_s, batch if parts else 0, parts.list())
+
+    def _said(self, speaker: Speaker) -> Sequence[Said]:
+        try:
+            return speaker.step()
+        except Exception as error:
+            traceback.print_exc()
+            for key in self._speeches:
+                speaker.leave(key)
+            return [Said(key, (), error) for key in list(self._speeches)]
+
+    def _end_unwanted(self, speaker: Speaker, parts: _Parts) -> None:
+        for key, speech in list(self._speeches.items()):
+            if speech.place in speech.call.cancelled:
+                speaker.leave(key)
+                del self._speeches[key]
+                parts.of(speech.call)["answers"].append([speech.place, None, None])
+
+    def _begin_speeches(self, speaker: Speaker, parts: _Parts) -> None:
         while self._calls and len(self._speeches) < self._wishes.max_batch:
             call = self._calls.popleft()
             for place, question in enumerate(call.questions):
-                self._speeches.append(_Speech(call, place, self._tokens(question)))
-
-    def _tokens(self, question: Question) -> Generator[str, None, Any]:
-        """Wrap the model's generator, so that the call which makes it fails this question alone too."""
-        return (yield from self._the_model.speak(question))
-
-    def _speak(self) -> None:
-        """Take the next token of every answer being spoken and send them in one message."""
-        started_s = time.monotonic()
-        parts: dict[int, dict[str, Any]] = {}
-        batch = len(self._speeches)
-        for speech in list(self._speeches):
-            part = parts.setdefault(speech.call.number, {"call": speech.call.number, "pieces": [], "answers": []})
-            answer = self._next_token(speech, part)
-            if answer is not None:
-                part["answers"].append(answer)
-                self._speeches.remove(speech)
-        self._send(started_s, batch, list(parts.values()))
-
-    def _next_token(self, speech: _Speech, part: dict[str, Any]) -> list[Any] | None:
-        """Move one answer on by a token; return the finished answer at its end."""
-        if speech.place in speech.call.cancelled:
-            speech.tokens.close()
-            return [speech.place, None, None]
-        try:
-            text = str(next(speech.tokens))
-        except StopIteration as end:
-            answer = dict(end.value) if isinstance(end.value, dict) else {}
-            answer.setdefault("text", "".join(speech.texts))
-            answer.setdefault("completion_tokens", speech.count)
-            return _answered(speech.place, answer)
-        except Exception as error:
-            traceback.print_exc()
-            return _answered(speech.place, error)
-        speech.count += 1
-        speech.texts.append(text)
-        if speech.call.wants_pieces[speech.place]:
-            part["pieces"].append([speech.place, [text]])
-        return None
+                if place in call.cancelled:
+                    parts.of(call)["answers"].append([place, None, None])
+                    continue
+                key = next(self._speech_numbers)
+                try:
+                    speaker.join(key, question)
+                except Exception as error:  # a question that a model cannot take costs itself only
+                    traceback.print_exc()
+                    parts.of(call)["answers"].append(_answered(place, error))
+                else:
+                    self._speeches[key] = _Speech(call, place)
 
     def _send(self, started_s: float, batch: int, parts: list[dict[str, Any]]) -> None:
         model_ms = (time.monotonic() - started_s) * 1000.0
+        self._heard_of_s = started_s
         step = {"kind": "step", "started_s": started_s, "model_ms": model_ms, "batch": batch, "parts": parts}
         try:
             self._wire.send(step)
@@ -229,6 +260,14 @@ def _picture(pixels: memoryview, height_px: int, width_px: int) -> np.ndarray[An
     picture = np.frombuffer(pixels, dtype=np.uint8).reshape(height_px, width_px, 3)
     picture.flags.writeable = False
     return picture
+
+
+def _spoken(speech: _Speech, answer: dict[str, Any] | Exception) -> list[Any]:
+    """Return the end of an answer that was spoken, filled up with what was said."""
+    if isinstance(answer, dict):
+        answer.setdefault("text", "".join(speech.texts))
+        answer.setdefault("completion_tokens", len(speech.texts))
+    return _answered(speech.place, answer)
 
 
 def _answered(place: int, answer: Any) -> list[Any]:

@@ -75,6 +75,19 @@ class BaseVLM(ABC):
         """
         raise TypeError(f"{type(self).__name__} says that it streams text but has no speak()")
 
+    def open_speaker(self) -> Speaker:
+        """Return what speaks several answers at once; called once, and only if ``get_wishes().streams_text``.
+
+        The default takes turns among the generators of ``speak``; a model that can put many answers through one step
+        (continuous batching) returns a speaker of its own.
+        """
+        from freeroam.models.speaking import TurnTaking
+
+        return TurnTaking(self)
+
+    async def check_health(self) -> None:  # noqa: B027 - doing nothing is the right default
+        """Look whether the model still works, between two calls; raising marks its replica as degraded."""
+
     async def close(self) -> None:  # noqa: B027 - doing nothing is the right default
         """Free what was loaded."""
 
@@ -92,3 +105,43 @@ class Question:
     frames: tuple[NDArray[np.uint8], ...]
     prompt: str
     params: InferenceParams
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What one answer gained in one step.
+
+    Attributes:
+        key: The answer, as it was called when it joined.
+        texts: One text a token, in order; an empty text is a token that shows nothing yet.
+        answer: None while the answer goes on; at its end a dictionary like that of ``predict`` (``text`` and
+            ``completion_tokens`` may be left out, they are what was said), or the exception that ended it.
+    """
+
+    key: int
+    texts: tuple[str, ...] = ()
+    answer: dict[str, Any] | Exception | None = None
+
+
+class Speaker(ABC):
+    """Speaks several answers at once; questions join and leave between two steps, and none waits for the longest.
+
+    Called by one thread. The caller keeps to ``get_wishes().max_batch`` answers.
+    """
+
+    @abstractmethod
+    def join(self, key: int, question: Question) -> None:
+        """Begin an answer; its first token comes with one of the next steps. Raising fails this question alone."""
+
+    @abstractmethod
+    def leave(self, key: int) -> None:
+        """Drop an answer that nobody waits for any more, and free what it holds before the next step."""
+
+    @abstractmethod
+    def step(self) -> Sequence[Said]:
+        """Move on every answer that can be moved on; at most one entry a key.
+
+        Called while there is an answer. A speaker that waits for something else than its own computing returns after
+        20 ms at the latest, with an empty list if nothing came, so that joining and leaving are not held up. An
+        exception fails every answer that is being spoken.
+        """
