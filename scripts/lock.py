@@ -16,7 +16,8 @@ def main() -> None:
     found = {(dist.metadata["Name"].lower(), dist.version) for dist in distributions()}
     for name, version in sorted(found):
         if name not in LEFT_OUT:
-            print(f"{name}=={version}")
+            # The part after a plus names a build (of PyTorch for a CPU), which other machines need not have.
+            print(f"{name}=={version.partition('+')[0]}")
 
 
 if __name__ == "__main__":
