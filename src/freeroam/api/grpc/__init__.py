@@ -1,0 +1,1 @@
+"""The gRPC door: the Open Inference Protocol's service, its health and its reflection."""
