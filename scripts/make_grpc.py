@@ -17,6 +17,8 @@ FOLDER = Path(__file__).parents[1] / "src" / "freeroam" / "api" / "grpc"
 PROTO = FOLDER / "inference.proto"
 SHARED_POOL = "_descriptor_pool.Default()"
 OWN_POOL = "_descriptor_pool.DescriptorPool()"
+HEAD = "# ruff: noqa\n# fmt: off\n# mypy: ignore-errors\n"
+"""The house's style holds for what people write."""
 
 
 def documents() -> dict[Path, str]:
@@ -37,8 +39,8 @@ def documents() -> dict[Path, str]:
         if module.count(SHARED_POOL) != 1:
             sys.exit("protoc's output has changed: the place where it takes its pool was not found")
         return {
-            FOLDER / "inference_pb2.py": module.replace(SHARED_POOL, OWN_POOL),
-            FOLDER / "inference_pb2.pyi": (made / "inference_pb2.pyi").read_text(),
+            FOLDER / "inference_pb2.py": HEAD + module.replace(SHARED_POOL, OWN_POOL),
+            FOLDER / "inference_pb2.pyi": HEAD + (made / "inference_pb2.pyi").read_text(),
         }
 
 

@@ -18,6 +18,7 @@ import freeroam
 from freeroam.api import exposition, health, jobs, listening, prompts
 from freeroam.api.bounds import AnswerDeadline, BodyLimit, ConnectionLimit
 from freeroam.api.docs import add_docs
+from freeroam.api.doorkeeper import Doorkeeper
 from freeroam.api.gate import Gate
 from freeroam.api.journal import Journal
 from freeroam.api.parts import ApiConfig
@@ -35,7 +36,13 @@ Keys travel as `Authorization: Bearer ...` or `X-API-Key`; without any key confi
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
 
-def create_application(config: ApiConfig, clock: Clock, metrics: Metrics, lifespan: Lifespan | None = None) -> FastAPI:
+def create_application(
+    config: ApiConfig,
+    clock: Clock,
+    metrics: Metrics,
+    lifespan: Lifespan | None = None,
+    doorkeeper: Doorkeeper | None = None,
+) -> FastAPI:
     """Return the application; ``app.state.parts`` must be set before the first request (``lifespan`` does).
 
     Args:
@@ -43,6 +50,7 @@ def create_application(config: ApiConfig, clock: Clock, metrics: Metrics, lifesp
         clock: Tells the time to limits and the journal.
         metrics: Counts requests.
         lifespan: Starts and stops the parts; None if the caller does.
+        doorkeeper: Shared with the other doors of this service; None if there are none.
     """
     app = FastAPI(
         title="Freeroam",
@@ -65,7 +73,7 @@ def create_application(config: ApiConfig, clock: Clock, metrics: Metrics, lifesp
     # The last one added is the outermost.
     app.add_middleware(AnswerDeadline, timeout_s=config.request_timeout_s)
     app.add_middleware(BodyLimit, max_body_bytes=config.max_body_bytes)
-    app.add_middleware(Gate, config=config, clock=clock, metrics=metrics)
+    app.add_middleware(Gate, doorkeeper=doorkeeper or Doorkeeper(config, clock), metrics=metrics)
     app.add_middleware(ConnectionLimit, max_connections=config.max_connections, metrics=metrics)
     if config.cors_origins:
         app.add_middleware(

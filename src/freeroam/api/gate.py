@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from freeroam.api.parts import ApiConfig
+from freeroam.api.doorkeeper import KEYS_WANTED, Doorkeeper
 from freeroam.api.problems import ProblemResponse, problem_of
-from freeroam.clock import Clock
 from freeroam.observability.logs import get_logger
 from freeroam.observability.metrics import Metrics
-from freeroam.security.keys import Caller, Key, KeyRing, Right
-from freeroam.security.limits import RateLimiter, Verdict
-from freeroam.security.origin import Origin, find_origin, names_this_machine, speaks_for_a_foreign_page
+from freeroam.security.keys import Caller, Right
+from freeroam.security.limits import Verdict
+from freeroam.security.origin import find_origin
 from freeroam.vocabulary.errors import FreeroamError, PermissionDenied, Unauthenticated
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -23,19 +21,6 @@ _RUNS = re.compile(
     r"POST /api/v1/inference/start|DELETE /api/v1/inference/cancel/[^/]+|PATCH /api/v1/inference/jobs/[^/]+"
     r"|POST /api/v1/prompt/update"
 )
-_KEYS_WANTED = (
-    "This server has keys: send one as a Bearer token in the Authorization header, or in the X-API-Key header"
-)
-_ONLY_LOCAL = (
-    "Without a key only this machine itself is served. Set API_KEY or API_KEYS_FILE on the server and send the key, "
-    "or set ALLOW_ANONYMOUS=true there; behind a proxy, name it in TRUSTED_PROXIES"
-)
-_WRONG_HOST = (
-    "Without a key this server answers only under the names of its own machine (localhost, 127.0.0.1, HOST), "
-    "so that a web page cannot reach it under a name of its own. Set API_KEY or API_KEYS_FILE"
-)
-_FOREIGN_PAGE = "A web page of another origin may not call this server; add its origin to CORS_ORIGINS, or send a key"
-
 log = get_logger(__name__)
 
 
@@ -51,18 +36,15 @@ class Gate:
 
     Args:
         app: What is behind the gate.
-        config: Keys, proxies, limits.
-        clock: Tells the time to the limiter.
+        doorkeeper: Judges who calls and how often.
         metrics: Counts refusals.
     """
 
-    def __init__(self, app: ASGIApp, config: ApiConfig, clock: Clock, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, doorkeeper: Doorkeeper, metrics: Metrics) -> None:
         self._app = app
-        self._config = config
-        self._keys = KeyRing(config.keys)
-        self._limiter = RateLimiter(clock)
+        self._doorkeeper = doorkeeper
+        self._config = doorkeeper.config
         self._metrics = metrics
-        self._endpoint_limits = [_compile_limit(text, limit) for text, limit in config.rates.per_endpoint.items()]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let the request pass, or answer it with 401, 403 or 429."""
@@ -81,45 +63,20 @@ class Gate:
         caller: Caller | None = None
         refusal: FreeroamError | None = None
         try:
-            caller = self._recognise(scope, headers, origin)
+            changes_something = scope["type"] == "websocket" or method not in SAFE_METHODS
+            caller = self._doorkeeper.recognise(headers, origin, changes_something=changes_something)
             _check_right(caller, method, path)
         except FreeroamError as error:
             refusal = error
-        verdict = self._charge(caller or Caller("unknown", origin.client), method, path)
+        verdict = self._doorkeeper.charge(caller or Caller("unknown", origin.client), f"{method} {path}")
         if verdict is not None and not verdict.is_allowed:
             self._metrics.rejected.labels("rate_limit").inc()
             await _too_often(verdict)(scope, receive, send)
         elif refusal is not None or caller is None:
-            await self._refuse(refusal or Unauthenticated(_KEYS_WANTED), scope, receive, send)
+            await self._refuse(refusal or Unauthenticated(KEYS_WANTED), scope, receive, send)
         else:
             scope["freeroam.caller"] = caller
             await self._app(scope, receive, send if verdict is None else _with_headers(send, verdict))
-
-    def _recognise(self, scope: Scope, headers: Mapping[str, str], origin: Origin) -> Caller:
-        text = _key_in(headers)
-        if text is not None and not self._keys.is_empty:
-            return _caller_of(self._keys.find(text))
-        if not self._keys.is_empty and not self._config.allow_anonymous:
-            raise Unauthenticated(_KEYS_WANTED)
-        if not self._config.allow_anonymous:
-            if not origin.is_local:
-                raise Unauthenticated(_ONLY_LOCAL)
-            if not names_this_machine(headers.get("host", "localhost"), self._config.own_names):
-                raise Unauthenticated(_WRONG_HOST)
-        changes_something = scope["type"] == "websocket" or scope["method"] not in SAFE_METHODS
-        if changes_something and speaks_for_a_foreign_page(headers, self._config.cors_origins):
-            raise PermissionDenied(_FOREIGN_PAGE)
-        return Caller("local" if origin.is_local else "anonymous", origin.client)
-
-    def _charge(self, caller: Caller, method: str, path: str) -> Verdict | None:
-        """Take a token from each bucket that applies; return the first that is empty, else the tightest."""
-        per_minute = caller.rate_limit_per_minute or self._config.rates.per_minute
-        verdicts = [self._limiter.take(caller.client, per_minute)] if per_minute else []
-        for name, pattern, limit in self._endpoint_limits:
-            if pattern.fullmatch(f"{method} {path}"):
-                verdicts.append(self._limiter.take(caller.client, limit, name))
-        refused = [verdict for verdict in verdicts if not verdict.is_allowed]
-        return refused[0] if refused else min(verdicts, key=lambda verdict: verdict.remaining, default=None)
 
     async def _refuse(self, error: FreeroamError, scope: Scope, receive: Receive, send: Send) -> None:
         self._metrics.rejected.labels(error.code).inc()
@@ -141,36 +98,10 @@ def path_of(scope: Scope) -> str:
     return path[len(root) :] if root and path.startswith(root + "/") else path
 
 
-def _key_in(headers: Mapping[str, str]) -> str | None:
-    scheme, _, text = headers.get("authorization", "").partition(" ")
-    if scheme.lower() == "bearer" and text.strip():
-        return text.strip()
-    return headers.get("x-api-key", "").strip() or None
-
-
-def _caller_of(key: Key) -> Caller:
-    return Caller(
-        name=key.name,
-        client=f"key:{key.name}",
-        rights=key.rights,
-        has_key=True,
-        rate_limit_per_minute=key.rate_limit_per_minute,
-        max_streams=key.max_streams,
-        highest_priority=key.highest_priority,
-    )
-
-
 def _check_right(caller: Caller, method: str, path: str) -> None:
     right = right_needed(method, path)
     if not caller.may(right):
         raise PermissionDenied(f"The key {caller.name!r} lacks the right {right.value!r}")
-
-
-def _compile_limit(text: str, limit: int) -> tuple[str, re.Pattern[str], int]:
-    """Turn ``POST /api/v1/jobs/{job_id}`` into a pattern over method and path."""
-    method, _, path = text.rpartition(" ")
-    literal = "".join("[^/]+" if part.startswith("{") else re.escape(part) for part in re.split(r"(\{[^}]*\})", path))
-    return text, re.compile(f"{re.escape(method) if method else '[A-Z]+'} {literal}"), limit
 
 
 def _too_often(verdict: Verdict) -> ProblemResponse:
