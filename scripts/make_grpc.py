@@ -17,8 +17,7 @@ FOLDER = Path(__file__).parents[1] / "src" / "freeroam" / "api" / "grpc"
 PROTO = FOLDER / "inference.proto"
 SHARED_POOL = "_descriptor_pool.Default()"
 OWN_POOL = "_descriptor_pool.DescriptorPool()"
-HEAD = "# ruff: noqa\n# fmt: off\n# mypy: ignore-errors\n"
-"""The house's style holds for what people write."""
+HEAD = "# mypy: ignore-errors\n"
 
 
 def documents() -> dict[Path, str]:

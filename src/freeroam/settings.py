@@ -25,7 +25,6 @@ from freeroam.sources.redis_stream import RedisConfig
 from freeroam.vocabulary.errors import ConfigurationError
 
 LATER_SETTINGS = {
-    "GRPC_PORT": "the gRPC door",
     "SECRET_KEY": "browser sessions and saved cameras",
     "SESSION_TTL": "browser sessions",
     "MODELS": "several models at once",
@@ -64,6 +63,7 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 is every network.")
     port: int = Field(8000, ge=0, le=65535, description="HTTP port; 0 takes any free one.")
+    grpc_port: int = Field(8001, ge=0, le=65535, description="gRPC port; 0 turns it off.")
     root_path: str = Field("", description="Path under which a proxy serves this service, e.g. /vision.")
     ssl_certfile: Path | None = Field(None, description="Certificate chain (PEM) for HTTPS.")
     ssl_keyfile: Path | None = Field(None, description="Private key (PEM) for HTTPS.")

@@ -46,6 +46,7 @@ async def client(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[http
         model_type="fake",
         max_concurrent_streams=3,
         rate_limit_per_minute=0,
+        grpc_port=0,
         media_root=folder,
     )
     config = uvicorn.Config(build_application(settings), port=port, log_config=None, access_log=False, lifespan="on")

@@ -43,6 +43,7 @@ class Service:
             "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)]),
             "DATA_DIR": str(self.folder / "data"),
             "PORT": str(self.port),
+            "GRPC_PORT": "0",
             **self._settings,
         }
         with (self.folder / "log").open("ab") as log, (self.folder / "out").open("ab") as out:
