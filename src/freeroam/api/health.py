@@ -6,9 +6,10 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
 import freeroam
-from freeroam.api.documents import Health, Liveness, Readiness, in_words, iso_time
+from freeroam.api.documents import in_words, iso_time
 from freeroam.api.parts import Parts, TheParts
 from freeroam.vocabulary.errors import FreeroamError, StoreError
+from freeroam.vocabulary.health import Health, Liveness, Readiness
 from freeroam.vocabulary.model import ModelState
 
 router = APIRouter(prefix="/health", tags=["health"])

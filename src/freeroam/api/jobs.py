@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Body, Path, Query, Request
 from fastapi.responses import Response, StreamingResponse
 
-from freeroam.api.documents import JobList, JobMessage, JobStatusDocument, JobSummary, StartedJob
+from freeroam.api.documents import status_of_job, summary_of_job
 from freeroam.api.download import Download
 from freeroam.api.journal import audit
 from freeroam.api.parts import Parts, TheCaller, TheConfig, TheParts
@@ -16,6 +16,7 @@ from freeroam.security.redaction import redact_url
 from freeroam.vocabulary.errors import FreeroamError
 from freeroam.vocabulary.inference import Priority
 from freeroam.vocabulary.job import Job, JobPatch, JobStatus, StartRequest
+from freeroam.vocabulary.job_status import JobList, JobMessage, JobStatusDocument, StartedJob
 from freeroam.vocabulary.result import ResultsPage
 
 MAX_ID = 2**53 - 1
@@ -71,7 +72,7 @@ async def start_job(wish: Start, request: Request, parts: TheParts, caller: TheC
 async def get_status(job_id: JobId, parts: TheParts) -> JobStatusDocument:
     """Return progress, the source's state, drops by reason and latencies."""
     job = await parts.desk.status(job_id)
-    return JobStatusDocument.of(job, _model_of(job, parts))
+    return status_of_job(job, _model_of(job, parts))
 
 
 @router.get(
@@ -109,7 +110,7 @@ async def list_jobs(
 ) -> JobList:
     """Return jobs, newest first."""
     jobs, total = await parts.desk.list(status=status, limit=limit, offset=offset)
-    return JobList(jobs=[JobSummary.of(job) for job in jobs], total=total)
+    return JobList(jobs=[summary_of_job(job) for job in jobs], total=total)
 
 
 @router.patch(
@@ -128,7 +129,7 @@ async def patch_job(
     parts.lifecycle.check_admission()
     job = await parts.desk.patch(job_id, patch)
     audit(request.scope, "job_changed", job_id=job_id, fields=sorted(patch.model_fields_set))
-    return JobStatusDocument.of(job, _model_of(job, parts))
+    return status_of_job(job, _model_of(job, parts))
 
 
 @router.delete("/inference/jobs/{job_id}", response_model=JobMessage, responses=responses(404), summary="Erase a job")

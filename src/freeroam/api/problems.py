@@ -113,10 +113,14 @@ def problem_of(error: errors.FreeroamError) -> ProblemResponse:
     retry_after_s = getattr(error, "retry_after_s", 1.0 if status == HTTPStatus.SERVICE_UNAVAILABLE else None)
     if retry_after_s is not None:
         headers.append((b"retry-after", str(max(1, math.ceil(retry_after_s))).encode()))
-    detail = error.detail
-    if detail is None and error.code != type(error).default_code:
-        detail = {"code": error.code}
-    return ProblemResponse(status, error.message, detail, headers)
+    return ProblemResponse(status, error.message, detail_of(error), headers)
+
+
+def detail_of(error: errors.FreeroamError) -> Any:
+    """Return ``detail`` of the body that tells ``error``: what it carries, with its code, by which clients tell why."""
+    if error.detail is None:
+        return {"code": error.code}
+    return {"code": error.code, **error.detail} if isinstance(error.detail, dict) else error.detail
 
 
 class ProblemResponse(Response):

@@ -6,12 +6,11 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
 
-from freeroam.api.documents import PromptHistory, PromptUpdate
 from freeroam.api.journal import audit
 from freeroam.api.parts import TheParts
 from freeroam.api.problems import responses
 from freeroam.vocabulary.errors import NotFound
-from freeroam.vocabulary.prompt import Prompt
+from freeroam.vocabulary.prompt import Prompt, PromptHistory, PromptUpdate
 
 router = APIRouter(prefix="/api/v1/prompt", tags=["prompts"])
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 
 class Prompt(BaseModel):
@@ -25,3 +25,29 @@ class Prompt(BaseModel):
     created_at: str
     updated_at: str
     job_id: str | None = None
+
+
+class PromptUpdate(BaseModel):
+    """A new version of a prompt.
+
+    Attributes:
+        prompt: The question.
+        job_id: The job whose own prompt it becomes; without it, the global prompt that jobs without their own follow.
+        preserve_previous: False takes the previous text out of the history; its number is not used again.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"example": {"prompt": "Detect only vehicles", "preserve_previous": True}},
+    )
+
+    prompt: str
+    job_id: str | None = Field(default=None, min_length=1, max_length=128)
+    preserve_previous: bool = True
+
+
+class PromptHistory(BaseModel):
+    """Versions of a scope's prompt, newest first."""
+
+    history: list[Prompt]
+    total: int
