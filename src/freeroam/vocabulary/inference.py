@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+from typing_extensions import TypedDict
 
 from freeroam.vocabulary.frame import Frame
 
@@ -32,6 +33,18 @@ Words = Annotated[str, Field(max_length=4096)]
 """A short text of a caller; a bounded one is also checked to be text that can be stored and sent."""
 
 
+class ChatMessage(TypedDict):
+    """One turn of a conversation: who spoke, and what was said, as text alone.
+
+    A dictionary, because the templates of language models want one.
+    """
+
+    __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
+
+    role: Literal["system", "user", "assistant"]
+    content: Annotated[str, Field(max_length=1_000_000)]
+
+
 class InferenceParams(BaseModel):
     """What a caller may tune in one question.
 
@@ -43,6 +56,8 @@ class InferenceParams(BaseModel):
         choices: The answer is one of these.
         stop: Texts that end the answer.
         seed: For repeatable sampling.
+        messages: The conversation so far, oldest first, to be put into the model's own chat template; a model that
+            reads it takes it instead of the prompt, one that does not reads the prompt alone.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -54,6 +69,7 @@ class InferenceParams(BaseModel):
     choices: list[Words] | None = Field(default=None, min_length=1, max_length=64)
     stop: list[Words] | None = Field(default=None, max_length=16)
     seed: int | None = Field(default=None, ge=-(2**63), le=2**63 - 1)
+    messages: list[ChatMessage] | None = Field(default=None, min_length=1, max_length=1024)
 
 
 class Prediction(BaseModel):
