@@ -7,8 +7,8 @@ import asyncio
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from freeroam.api.gate import path_of
 from freeroam.api.problems import ProblemResponse, problem_of
+from freeroam.api.shapes import path_of
 from freeroam.observability.metrics import Metrics
 from freeroam.vocabulary.errors import DeadlineExceeded, Unavailable
 

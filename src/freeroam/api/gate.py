@@ -8,6 +8,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from freeroam.api.doorkeeper import KEYS_WANTED, Doorkeeper
 from freeroam.api.problems import ProblemResponse, problem_of
+from freeroam.api.shapes import path_of
 from freeroam.observability.logs import get_logger
 from freeroam.observability.metrics import Metrics
 from freeroam.security.keys import Caller, Right
@@ -20,15 +21,24 @@ OPEN_TO_ALL = re.compile(r"/health(/[a-z]+)?|/docs|/redoc|/openapi\.json|/static
 _RUNS = re.compile(
     r"POST /api/v1/inference/start|DELETE /api/v1/inference/cancel/[^/]+|PATCH /api/v1/inference/jobs/[^/]+"
     r"|POST /api/v1/prompt/update"
+    r"|POST /infer(_stream)?|POST /v1/(chat/)?completions"
+    r"|POST /v2/models/[^/]+(/versions/[^/]+)?/(infer|generate|generate_stream)"
 )
+_READS = re.compile(r"POST /v2/repository/index")
 log = get_logger(__name__)
 
 
 def right_needed(method: str, path: str) -> Right:
-    """Return the right that a request needs: ``read`` to look, ``run`` for jobs and prompts, ``admin`` for the rest."""
+    """Return the right that a request needs: ``read`` to look, ``run`` to ask, ``admin`` for the rest.
+
+    Asking is starting and changing jobs, setting prompts, and every call of a model.
+    """
     if method in SAFE_METHODS:
         return Right.READ
-    return Right.RUN if _RUNS.fullmatch(f"{method} {path}") else Right.ADMIN
+    deed = f"{method} {path}"
+    if _RUNS.fullmatch(deed):
+        return Right.RUN
+    return Right.READ if _READS.fullmatch(deed) else Right.ADMIN
 
 
 class Gate:
@@ -84,18 +94,16 @@ class Gate:
 
 
 def read_headers(scope: Scope) -> dict[str, str]:
-    """Return the request's headers with lower-case names; a repeated one is joined with commas."""
+    """Return the request's headers with lower-case names; a repeated one is joined with commas. Read once a request."""
+    known: dict[str, str] | None = scope.get("freeroam.headers")
+    if known is not None:
+        return known
     headers: dict[str, str] = {}
     for raw_name, raw_value in scope.get("headers", ()):
         name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
         headers[name] = f"{headers[name]},{value}" if name in headers else value
+    scope["freeroam.headers"] = headers
     return headers
-
-
-def path_of(scope: Scope) -> str:
-    """Return the path as routes see it, without the root path."""
-    path, root = str(scope.get("path", "")), str(scope.get("root_path", ""))
-    return path[len(root) :] if root and path.startswith(root + "/") else path
 
 
 def _check_right(caller: Caller, method: str, path: str) -> None:

@@ -7,8 +7,9 @@ import uuid
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from freeroam.api.gate import path_of, read_headers
+from freeroam.api.gate import read_headers
 from freeroam.api.problems import ProblemResponse
+from freeroam.api.shapes import path_of
 from freeroam.clock import Clock
 from freeroam.observability.logs import get_logger
 from freeroam.observability.metrics import Metrics
@@ -16,6 +17,8 @@ from freeroam.security.keys import Caller
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _QUIET = re.compile(r"/health(/[a-z]+)?|/metrics|/static-docs/.*")
+CLIENT_CLOSED_REQUEST = 499
+"""What the log and the counts call a request whose sender was gone before it had an answer."""
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 log = get_logger(__name__)
@@ -67,6 +70,8 @@ class Journal:
                 message = "Internal error; the log has it under this X-Request-ID"
                 await ProblemResponse(500, message, {"request_id": request_id})(scope, receive, send_with_id)
         finally:
+            if not status and scope.get("freeroam.is_caller_gone"):
+                status = CLIENT_CLOSED_REQUEST
             self._write(scope, path, status, self._clock.monotonic_s() - began_s)
 
     def _write(self, scope: Scope, path: str, status: int, duration_s: float) -> None:
@@ -88,7 +93,14 @@ class Journal:
             duration_ms=round(duration_s * 1000, 1),
             caller=caller.name if caller else None,
             peer=(scope.get("client") or (None,))[0],
+            **scope.get("freeroam.notes", {}),
         )
+
+
+def note(scope: Scope, **fields: object) -> None:
+    """Add fields to the line that the request will have in the log; a None is left out."""
+    notes = scope.setdefault("freeroam.notes", {})
+    notes.update((name, value) for name, value in fields.items() if value is not None)
 
 
 def audit(scope: Scope, deed: str, **fields: object) -> None:

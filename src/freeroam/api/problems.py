@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from freeroam.api.shapes import error_body, path_of
 from freeroam.security.redaction import redact_text, redact_value
 from freeroam.vocabulary import errors
 
@@ -138,13 +139,16 @@ class ProblemResponse(Response):
     def __init__(
         self, status: int, message: str, detail: Any = None, headers: Sequence[tuple[bytes, bytes]] = ()
     ) -> None:
-        body = {"error": redact_text(message), "detail": redact_value(detail)}
-        super().__init__(_to_json(body), status_code=status)
+        self._message = redact_text(message)
+        self._detail = redact_value(detail)
+        super().__init__(_to_json(error_body("", status, self._message, self._detail)), status_code=status)
         self.raw_headers.extend(headers)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the answer; a WebSocket that was not accepted is denied with it, or closed where that is unknown."""
         if scope["type"] != "websocket":
+            self.body = _to_json(error_body(path_of(scope), self.status_code, self._message, self._detail))
+            self.headers["content-length"] = str(len(self.body))
             await super().__call__(scope, receive, send)
         elif "websocket.http.response" in scope.get("extensions", {}):
             await send(
