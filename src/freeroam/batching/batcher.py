@@ -110,6 +110,26 @@ class Ticket:
             self._news.set_result(None)
 
 
+class Place:
+    """A place in a queue that is kept for a request which is being made ready.
+
+    Args:
+        batcher: Whose queue.
+    """
+
+    __slots__ = ("_batcher",)
+
+    def __init__(self, batcher: Batcher) -> None:
+        self._batcher: Batcher | None = batcher
+        batcher.reserved += 1
+
+    def release(self) -> None:
+        """Give it back; does nothing the second time, or once a request has taken it."""
+        if self._batcher is not None:
+            self._batcher.reserved -= 1
+            self._batcher = None
+
+
 class Batcher:
     """The queue of one model.
 
@@ -117,11 +137,15 @@ class Batcher:
         rules: How batches are made; may be exchanged at run time.
         max_queue: Requests that may wait; lower priorities are refused before it is full (``SHARES``).
         clock: Where time comes from.
+
+    Attributes:
+        reserved: Places kept for requests that are being made ready; they count as if they waited.
     """
 
     def __init__(self, rules: BatchRules, max_queue: int, clock: Clock) -> None:
         self.rules = rules
         self.max_queue = max_queue
+        self.reserved = 0
         self._clock = clock
         self._line = Line()
         self._tickets: dict[int, Ticket] = {}
@@ -130,8 +154,21 @@ class Batcher:
     def __len__(self) -> int:
         return len(self._line)
 
-    def admit(self, request: InferenceRequest) -> Ticket:
+    def reserve(self, priority: Priority) -> Place:
+        """Keep a place for a request that is still being made ready.
+
+        Raises:
+            QueueFull: As many wait as may, of this priority.
+        """
+        self._check_room(priority)
+        return Place(self)
+
+    def admit(self, request: InferenceRequest, *, has_place: bool = False) -> Ticket:
         """Let a request wait; counts before anything costly is done for it.
+
+        Args:
+            request: What is asked.
+            has_place: Whether it was counted before, by a ``Place`` that has just been released.
 
         Raises:
             QueueFull: As many wait as may, of this priority.
@@ -139,13 +176,8 @@ class Batcher:
             TooLarge: Its frames are more than one message to a replica can carry.
             InvalidInput: A frame's pixels do not fill its size.
         """
-        bound = max(1, int(self.max_queue * SHARES[request.priority]))
-        if len(self._line) >= bound:
-            raise QueueFull(
-                f"{len(self._line)} requests wait for model {request.model!r}; "
-                f"{bound} may at priority {request.priority.name}",
-                retry_after_s=1.0,
-            )
+        if not has_place:
+            self._check_room(request.priority)
         now_s = self._clock.monotonic_s()
         if request.deadline_monotonic_s is not None and request.deadline_monotonic_s <= now_s:
             raise DeadlineExceeded("the request's deadline had passed when it came")
@@ -187,6 +219,14 @@ class Batcher:
     def first_deadline_s(self) -> float | None:
         """The earliest deadline of those that wait."""
         return self._line.first_deadline_s
+
+    def _check_room(self, priority: Priority) -> None:
+        bound = max(1, int(self.max_queue * SHARES[priority]))
+        taken = len(self._line) + self.reserved
+        if taken >= bound:
+            raise QueueFull(
+                f"{taken} requests wait for the model; {bound} may at priority {priority.name}", retry_after_s=1.0
+            )
 
     def fail_all(self, error: Callable[[], FreeroamError]) -> int:
         """Fail everything that waits, each with an error of its own; return how many that were."""

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Protocol
 
-from freeroam.vocabulary.inference import InferenceRequest, Output, Piece
+from freeroam.engines.specs import ModelSpec
+from freeroam.vocabulary.inference import InferenceRequest, Output, Piece, Priority
 from freeroam.vocabulary.model import ModelInfo
+
+
+class Place(Protocol):
+    """A place in a model's queue, held while a request is made ready (its pictures decoded), and counted meanwhile."""
+
+    def release(self) -> None:
+        """Give it back; does nothing the second time, or once a request has taken it."""
+        ...
 
 
 class Engine(Protocol):
@@ -27,8 +36,19 @@ class Engine(Protocol):
         """End every child; requests still waiting fail with ``Draining``."""
         ...
 
-    async def ask(self, request: InferenceRequest) -> Output:
-        """Answer one request.
+    def reserve(self, model: str, priority: Priority) -> Place:
+        """Take a place in a model's queue before anything costly is done for a request.
+
+        Raises:
+            NotFound: No such model or version.
+            QueueFull: As many wait as may, of this priority.
+            Draining: The engine is stopping.
+            ModelNotReady: The model has failed and is not being started again now.
+        """
+        ...
+
+    async def ask(self, request: InferenceRequest, place: Place | None = None) -> Output:
+        """Answer one request, in the place that was reserved for it if there is one.
 
         Cancelling the call takes the request out of its queue, or drops its answer.
 
@@ -42,7 +62,7 @@ class Engine(Protocol):
         """
         ...
 
-    def stream(self, request: InferenceRequest) -> AsyncIterator[Piece | Output]:
+    def stream(self, request: InferenceRequest, place: Place | None = None) -> AsyncIterator[Piece | Output]:
         """Answer one request piece by piece; the last item is the ``Output``. Raises as ``ask`` does."""
         ...
 
@@ -56,4 +76,64 @@ class Engine(Protocol):
 
     def list_models(self) -> list[ModelInfo]:
         """Return every version of every model, default first."""
+        ...
+
+    async def load_model(
+        self, spec: ModelSpec, *, keep_previous: bool = False, unload_first: bool = False
+    ) -> ModelInfo:
+        """Load one version beside what is there, warm it, check it, and return it once it is ready.
+
+        For a name that is loaded already this is a hot swap: between two batches all traffic goes to the new version,
+        what waits goes with it, the old one finishes what it has begun, ends, and its memory is free. One swap a name
+        at a time. A load that fails leaves everything as it was.
+
+        Args:
+            spec: What to load.
+            keep_previous: Leave the older versions loaded and give the new one no share of the traffic yet.
+            unload_first: Where both do not fit: end the old version first, with the questions waiting; should the load
+                fail, the old version is loaded again.
+
+        Raises:
+            Conflict: The name has this version already, or is being changed now.
+            ConfigurationError: The spec cannot be loaded.
+            ModelError: The load failed (``load_failed``), or the check of the loaded model did.
+            Draining: The engine is stopping.
+        """
+        ...
+
+    async def unload_model(self, name: str, version: str) -> None:
+        """Let a version finish what it has begun, end it and forget it; its share goes to the versions left.
+
+        Raises:
+            NotFound: No such model or version.
+            Conflict: It is the only version of the default model, or the name is being changed now.
+        """
+        ...
+
+    def set_traffic(self, name: str, shares: Mapping[str, float]) -> None:
+        """Split the requests that name no version; shares are made to sum to 1, versions left out get none.
+
+        Raises:
+            NotFound: No such model or version.
+            InvalidInput: A share is negative or not finite, or none is above zero.
+        """
+        ...
+
+    async def check_model(self, reference: str) -> ModelInfo:
+        """Let the model look at itself now, and return what it is after that.
+
+        Raises:
+            NotFound: No such model or version.
+        """
+        ...
+
+    def change_batching(
+        self, model: str, *, max_batch: int | None = None, max_batch_wait_ms: float | None = None
+    ) -> None:
+        """Change how batches of a model are made, at once.
+
+        Raises:
+            NotFound: No such model or version.
+            ConfigurationError: ``max_batch`` is not 1 to 64, or ``max_batch_wait_ms`` not 0 to 100.
+        """
         ...

@@ -57,3 +57,20 @@ class Registry:
         if found is None:
             raise NotFound(f"Model {name} has no version {version}; there are: {', '.join(versions)}")
         return found
+
+    def remove(self, model: ServedModel) -> None:
+        """Forget one version; the first of those left answers for the name."""
+        name, version = model.spec.name, model.spec.version
+        del self._models[name][version]
+        if not self._models[name]:
+            del self._models[name], self._active[name]
+        elif self._active[name] == version:
+            self._active[name] = next(iter(self._models[name]))
+
+    def activate(self, name: str, version: str) -> None:
+        """Let one version answer for its name from now on."""
+        self._active[name] = self.resolve(f"{name}@{version}").spec.version
+
+    def versions(self, name: str) -> list[ServedModel]:
+        """Return every version of a name, oldest first; none if there is no such name."""
+        return list(self._models.get(name, {}).values())

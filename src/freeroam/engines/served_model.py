@@ -10,7 +10,7 @@ import asyncio
 import itertools
 from dataclasses import replace
 
-from freeroam.batching.batcher import Batcher, Ticket
+from freeroam.batching.batcher import Batcher, Place, Ticket
 from freeroam.batching.policy import MAX_BATCH, BatchRules
 from freeroam.clock import Clock
 from freeroam.engines.alarm import Alarm
@@ -25,7 +25,7 @@ from freeroam.observability.logs import get_logger
 from freeroam.observability.metrics import Metrics
 from freeroam.processes.wire import Message
 from freeroam.vocabulary.errors import DeadlineExceeded, Draining, FreeroamError, ModelError, ModelNotReady
-from freeroam.vocabulary.inference import InferenceRequest
+from freeroam.vocabulary.inference import InferenceRequest, Priority
 from freeroam.vocabulary.model import ModelInfo, ModelState, ModelWishes
 
 LEAD_S = 0.005
@@ -86,14 +86,16 @@ class ServedModel:
         await asyncio.gather(*(replica.stop(self._config.stop_grace_s) for replica in replicas))
         self._statistics.show(0, 0)
 
-    def admit(self, request: InferenceRequest) -> Ticket:
+    def reserve(self, priority: Priority) -> Place:
+        """Keep a place in the queue; raises as ``Engine.reserve`` does."""
+        self._check_open()
+        return self._batcher.reserve(priority)
+
+    def admit(self, request: InferenceRequest, *, has_place: bool = False) -> Ticket:
         """Let a request wait for its answer; raises as ``Engine.ask`` does for what is refused at once."""
         try:
-            if self._is_stopping:
-                raise _draining()
-            if self._is_stopped_by_breaker:
-                raise self._not_ready()
-            ticket = self._batcher.admit(request)
+            self._check_open()
+            ticket = self._batcher.admit(request, has_place=has_place)
         except FreeroamError:
             self._statistics.count_outcome("rejected")
             raise
@@ -117,6 +119,11 @@ class ServedModel:
             max_wait_s=rules.max_wait_s if max_batch_wait_ms is None else max_batch_wait_ms / 1000.0,
         )
         self._schedule_pump()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing waits here and nothing is being answered."""
+        return not len(self._batcher) and not any(replica.calls for replica in self._replicas)
 
     @property
     def state(self) -> ModelState:
@@ -260,6 +267,12 @@ class ServedModel:
     @property
     def _is_stopped_by_breaker(self) -> bool:
         return self._breaker.is_open and not self._ready
+
+    def _check_open(self) -> None:
+        if self._is_stopping:
+            raise _draining()
+        if self._is_stopped_by_breaker:
+            raise self._not_ready()
 
     def _not_ready(self) -> ModelNotReady:
         retry_at_s = self._breaker.retry_at_s
