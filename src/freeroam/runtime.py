@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import uuid
 from contextlib import AsyncExitStack
@@ -9,7 +10,7 @@ from functools import partial
 from types import TracebackType
 from typing import Self
 
-from freeroam.api.parts import Lifecycle, Parts
+from freeroam.api.parts import Lifecycle, OpenCalls, Parts
 from freeroam.clock import Clock, SystemClock
 from freeroam.engines.embedded import EmbeddedEngine
 from freeroam.jobs.desk import JobDesk
@@ -61,6 +62,7 @@ class Runtime:
         self.clock = clock or SystemClock()
         self.metrics = metrics or Metrics()
         self.lifecycle = Lifecycle()
+        self.calls = OpenCalls()
         self.store = Store(StoreConfig(settings.full_database_url), self.clock)
         self.prompts = PromptLibrary(self.store, PromptConfig(settings.max_prompt_chars), self.clock)
         self.hub = ResultHub(self.store)
@@ -108,6 +110,8 @@ class Runtime:
             lifecycle=self.lifecycle,
             refresh_metrics=self.refresh_metrics,
             started_monotonic_s=self._started_monotonic_s,
+            open_pictures=self.decoders.open_pictures,
+            calls=self.calls,
         )
 
     async def __aenter__(self) -> Self:
@@ -148,7 +152,9 @@ class Runtime:
         """Admit nothing new, let questions in flight finish and be stored, and end streams with a last event."""
         self.lifecycle.begin_drain()
         log.info("draining", timeout_s=timeout_s)
-        await self.supervisor.drain(timeout_s)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self.supervisor.drain(timeout_s))
+            tasks.create_task(self.calls.drain(timeout_s))
 
     async def stop(self) -> None:
         """Stop every part, in reverse order; jobs stay active in the store and go on at the next start."""

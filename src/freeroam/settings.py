@@ -98,6 +98,7 @@ class Settings(BaseSettings):
 
     max_connections: int = Field(256, ge=1, description="Requests, streams and sockets open at once.")
     max_body_bytes: int = Field(32 * 2**20, ge=1024, description="Greatest request body.")
+    max_images: int = Field(16, ge=1, le=256, description="Pictures that one question of a client may bring.")
     max_pixels: int = Field(50_000_000, ge=256, description="Greatest picture, width times height.")
     request_timeout: Seconds = Field(30, description="Seconds until an answer must have begun.")
     stream_idle_timeout: Seconds = Field(60, description="Seconds a reader may drain nothing; a quiet stream is fine.")
@@ -234,6 +235,10 @@ class Settings(BaseSettings):
             rates=RateConfig(self.rate_limit_per_minute, dict(_read_limit(text) for text in self.rate_limits)),
             max_connections=self.max_connections,
             max_body_bytes=self.max_body_bytes,
+            max_prompt_chars=self.max_prompt_chars,
+            max_tokens=self.max_tokens,
+            max_images=self.max_images,
+            max_pixels=self.max_pixels,
             request_timeout_s=self.request_timeout,
             stream_idle_timeout_s=self.stream_idle_timeout,
             root_path=self.root_path,

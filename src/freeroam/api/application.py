@@ -15,7 +15,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import HTTPConnection
 
 import freeroam
-from freeroam.api import exposition, health, jobs, listening, prompts
+from freeroam.api import exposition, health, infer, jobs, listening, prompts
 from freeroam.api.bounds import AnswerDeadline, BodyLimit, ConnectionLimit
 from freeroam.api.docs import add_docs
 from freeroam.api.doorkeeper import Doorkeeper
@@ -64,6 +64,7 @@ def create_application(
         dependencies=[Depends(refuse_unknown_parameters)],
     )
     app.state.config = config
+    app.router.routes.extend(infer.ROUTES)
     for noun in (health, jobs, listening, prompts):
         app.include_router(noun.router)
     if config.enable_metrics:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, cast
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Protocol, cast
 
 from fastapi import Depends
 from starlette.requests import HTTPConnection
@@ -14,13 +16,15 @@ from freeroam.clock import Clock
 from freeroam.observability.metrics import Metrics
 from freeroam.security.keys import Caller, Key
 from freeroam.security.limits import RateConfig
-from freeroam.vocabulary.errors import Draining
+from freeroam.vocabulary.errors import Draining, FreeroamError
+from freeroam.vocabulary.frame import FrameWish
 
 if TYPE_CHECKING:
     from freeroam.engines.engine import Engine
     from freeroam.jobs.desk import JobDesk
     from freeroam.prompts.library import PromptLibrary
     from freeroam.results.hub import ResultHub
+    from freeroam.sources.decoding.pictures import PictureFeed
     from freeroam.store.store import Store
 
 
@@ -32,6 +36,11 @@ class ApiConfig:
         keys: Empty means that only this machine is served, unless ``allow_anonymous``.
         own_names: Names that a ``Host`` header may give when there are no keys.
         request_timeout_s: Until an answer must have begun.
+        max_prompt_chars: Longest prompt.
+        max_tokens: Longest spoken answer that may be asked for.
+        max_images: Pictures that one question may bring.
+        max_pixels: Pixels that one of them may have.
+        model_roots: Folders that models may be loaded from at run time; none allows no path.
         stream_idle_timeout_s: How long a reader may drain nothing.
         ping_s: Between comments on a quiet event stream.
     """
@@ -47,6 +56,10 @@ class ApiConfig:
     max_connections: int = 256
     max_body_bytes: int = 32 * 2**20
     max_prompt_chars: int = 32_768
+    max_tokens: int = 4096
+    max_images: int = 16
+    max_pixels: int = 50_000_000
+    model_roots: tuple[Path, ...] = ()
     request_timeout_s: float = 30.0
     stream_idle_timeout_s: float = 60.0
     ping_s: float = 15.0
@@ -73,6 +86,52 @@ class Lifecycle:
             raise Draining("The service is stopping; start the job where it goes on", retry_after_s=5.0)
 
 
+class Cuttable(Protocol):
+    """A call that can be ended from outside."""
+
+    def cut(self, error: FreeroamError) -> None:
+        """End it; its caller is told ``error``."""
+
+
+class OpenCalls:
+    """The inference calls that are being answered, at every door, so that a stop can wait for them and then end them.
+
+    Attributes:
+        streams: How many of them give their answer piece by piece.
+    """
+
+    def __init__(self) -> None:
+        self.streams = 0
+        self._calls: set[Cuttable] = set()
+        self._empty = asyncio.Event()
+        self._empty.set()
+
+    def __len__(self) -> int:
+        return len(self._calls)
+
+    def add(self, call: Cuttable) -> None:
+        """Take in a call that begins."""
+        self._calls.add(call)
+        self._empty.clear()
+
+    def discard(self, call: Cuttable) -> None:
+        """Forget a call that is over."""
+        self._calls.discard(call)
+        if not self._calls:
+            self._empty.set()
+
+    async def drain(self, timeout_s: float, grace_s: float = 2.0) -> None:
+        """Wait until every call is over; those that are not after ``timeout_s`` are cut, with ``grace_s`` to say so."""
+        for patience_s in (timeout_s, grace_s):
+            try:
+                async with asyncio.timeout(patience_s):
+                    await self._empty.wait()
+                return
+            except TimeoutError:
+                for call in list(self._calls):
+                    call.cut(Draining("The service stopped before the answer was complete", retry_after_s=5.0))
+
+
 @dataclass(frozen=True, slots=True)
 class Parts:
     """The parts behind the routes.
@@ -80,6 +139,8 @@ class Parts:
     Attributes:
         refresh_metrics: Brings gauges up to date before they are read.
         started_monotonic_s: When the service started.
+        open_pictures: Gives a decoder of pictures that fits them into a box; None where no decoders run.
+        calls: Inference calls that are open now.
     """
 
     desk: JobDesk
@@ -92,6 +153,8 @@ class Parts:
     refresh_metrics: Callable[[], Awaitable[None]]
     store: Store
     started_monotonic_s: float
+    open_pictures: Callable[[FrameWish], PictureFeed] | None = None
+    calls: OpenCalls = field(default_factory=OpenCalls)
 
 
 def _parts(connection: HTTPConnection) -> Parts:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from prometheus_client import (
@@ -20,7 +22,32 @@ from prometheus_client import (
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 _SHORT_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+_GAPS_S = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.5)
 _BATCHES = (1, 2, 4, 8, 16, 32, 64)
+
+
+@dataclass(frozen=True, slots=True)
+class CallMetrics:
+    """What is counted of inference calls to one model version at one priority; looked up once, used for every call.
+
+    Attributes:
+        requests: By status and reason.
+    """
+
+    time_to_first_token: Histogram
+    inter_token_latency: Histogram
+    e2e_request_latency: Histogram
+    prompt_tokens: Counter
+    generation_tokens: Counter
+    requests: dict[tuple[str, str], Counter]
+    new_requests: partial[Counter]
+
+    def count(self, status: str, reason: str) -> None:
+        """Count one call that is over."""
+        counter = self.requests.get((status, reason))
+        if counter is None:
+            counter = self.requests[status, reason] = self.new_requests(status, reason)
+        counter.inc()
 
 
 class Metrics:
@@ -37,6 +64,31 @@ class Metrics:
         self._declare_service()
         self._declare_video()
         self._declare_models()
+        self._declare_calls()
+        self._calls: dict[tuple[str, str, str], CallMetrics] = {}
+        self._answering_models: set[str] = set()
+
+    def of_calls(self, model: str, version: str, priority: str) -> CallMetrics:
+        """Return what is counted of calls to one model version at one priority; no version: it was refused."""
+        key = (model, version, priority)
+        found = self._calls.get(key)
+        if found is None:
+            found = self._calls[key] = CallMetrics(
+                self.time_to_first_token.labels(*key),
+                self.inter_token_latency.labels(*key),
+                self.e2e_request_latency.labels(*key),
+                self.prompt_tokens.labels(*key),
+                self.generation_tokens.labels(*key),
+                {},
+                partial(self.requests.labels, *key),
+            )
+            if version:
+                self._answering_models.add(model)
+        return found
+
+    def knows_model(self, name: str) -> bool:
+        """Tell whether a model of that name has answered, so that what callers make up never becomes a label."""
+        return name in self._answering_models
 
     def render(self) -> bytes:
         """Return the Prometheus text of all metrics."""
@@ -109,6 +161,37 @@ class Metrics:
         self.results = self._counter("results_total", "Results committed.", "model")
         self.result_time = self._histogram(
             "result_seconds", "From a frame's due time to its committed result.", "model"
+        )
+
+    def _declare_calls(self) -> None:
+        key = ("model", "version", "priority")
+        self.requests = self._counter("requests_total", "Inference calls that are over.", *key, "status", "reason")
+        self.requests_running = self._gauge(
+            "requests_running", "Calls and questions of jobs that a model is answering now.", "model", "version"
+        )
+        self.requests_waiting = self._gauge(
+            "requests_waiting", "Calls and questions of jobs that wait for a model.", "model", "version"
+        )
+        self.time_to_first_token = self._histogram(
+            "time_to_first_token_seconds", "From the begin of a streamed call to its first piece of text.", *key
+        )
+        self.inter_token_latency = self._histogram(
+            "inter_token_latency_seconds", "Mean time between the tokens of one streamed answer.", *key, buckets=_GAPS_S
+        )
+        self.e2e_request_latency = self._histogram(
+            "e2e_request_latency_seconds", "From the begin of a call to the end of its answer.", *key
+        )
+        self.preprocess_time = self._histogram(
+            "preprocess_seconds", "Time to decode and scale the pictures of one call, the wait for a decoder included."
+        )
+        self.prompt_tokens = self._counter("prompt_tokens_total", "Tokens that models read for calls.", *key)
+        self.generation_tokens = self._counter("generation_tokens_total", "Tokens that models spoke for calls.", *key)
+        self.streams_active = self._gauge("streams_active", "Answers that are being given piece by piece now.")
+        self.slow_clients = self._counter(
+            "slow_client_total", "Streams of text whose reader was too slow, by what was done: dropped.", "action"
+        )
+        self.model_state = self._gauge(
+            "model_state", "1 for the state that a model version is in, 0 for the others.", "model", "version", "state"
         )
 
     def snapshot(self) -> dict[str, Any]:

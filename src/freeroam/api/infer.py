@@ -1,0 +1,278 @@
+"""The product's own doors to a model: ``/infer`` for a whole answer, ``/infer_stream`` for one as it is spoken."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Any, Literal
+
+import orjson
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive
+
+from freeroam.api.direct_route import DirectRoute
+from freeroam.api.gate import read_headers
+from freeroam.api.inference_calls import CallerGone, InferenceCall, Wish, arrival_of, open_call
+from freeroam.api.parts import Parts
+from freeroam.api.problems import responses
+from freeroam.api.speech_stream import SpeechStream
+from freeroam.vocabulary.errors import FreeroamError
+from freeroam.vocabulary.inference import InferenceParams, Output, Piece, Prediction, Priority, Words
+
+_TUNED = frozenset({"max_tokens", "temperature", "top_p", "choices", "threshold", "stop", "seed"})
+
+_EVENTS = (
+    'data: {"request_id":"8a6e0804","token":"Once","index":0}\n\n'
+    'data: {"request_id":"8a6e0804","token":" upon a","index":1,"count":2}\n\n'
+    'event: done\ndata: {"request_id":"8a6e0804","model":"gpt2","version":"1.0.0","finish_reason":"length",'
+    '"usage":{"prompt_tokens":4,"completion_tokens":3,"total_tokens":7}}\n\n'
+)
+
+
+def _upper(value: Any) -> Any:
+    return value.upper() if isinstance(value, str) else value
+
+
+def _listed(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+class InferBody(BaseModel):
+    """A question to a model.
+
+    Attributes:
+        model: ``name`` or ``name@version``; without it the default model.
+        prompt: The question.
+        images: JPEG, PNG or WebP, base64 or data URLs.
+        client_id: A name of the client's own for whom it asks; those share its turns.
+        stream: Answer as ``/infer_stream`` does.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid",
+        protected_namespaces=(),
+        json_schema_extra={
+            "example": {"model": "gpt2", "prompt": "Once upon a time", "max_tokens": 50, "temperature": 0.7}
+        },
+    )
+
+    model: str = Field(default="", max_length=256)
+    prompt: str = Field(min_length=1)
+    max_tokens: int | None = Field(default=None, ge=1)
+    temperature: float | None = Field(default=None, ge=0.0, le=2.0)
+    top_p: float | None = Field(default=None, gt=0.0, le=1.0)
+    priority: Annotated[Literal["HIGH", "NORMAL", "LOW"], BeforeValidator(_upper)] | None = None
+    client_id: str | None = Field(default=None, max_length=128)
+    images: list[str] | None = None
+    stop: Annotated[list[Words], Field(max_length=16), BeforeValidator(_listed)] | None = None
+    seed: int | None = Field(default=None, ge=-(2**63), le=2**63 - 1)
+    stream: bool = False
+    choices: list[Words] | None = Field(default=None, min_length=1, max_length=64)
+    threshold: float | None = Field(default=None, ge=0.0, le=1.0)
+
+    def wish(self) -> Wish:
+        """Return what is asked, in the words of every door."""
+        given = self.model_fields_set & _TUNED
+        # Every field has the bounds of InferenceParams already, so nothing is validated a second time.
+        values = {name: value for name in given if (value := getattr(self, name)) is not None}
+        return Wish(
+            self.model,
+            self.prompt,
+            InferenceParams.model_construct(_fields_set=set(values), **values) if values else NO_TUNING,
+            Priority[self.priority] if self.priority else None,
+            self.client_id or "",
+        )
+
+
+NO_TUNING = InferenceParams()
+
+
+class Usage(BaseModel):
+    """Tokens of one call; what a model does not count is 0."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+class InferAnswer(BaseModel):
+    """A whole answer.
+
+    Attributes:
+        model: Who answered.
+        version: Which version of it did.
+        tokens: The text in the pieces that the model spoke; one piece if it does not speak.
+        predictions: What it saw, where it looks at pictures.
+    """
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    request_id: str
+    model: str
+    version: str
+    tokens: list[str]
+    text: str | None
+    predictions: list[Prediction] | None = None
+    finish_reason: Literal["stop", "length", "cancelled", "error"]
+    usage: Usage
+
+
+async def infer(wish: InferBody, request: Request) -> Response:
+    """Answer a question to a model.
+
+    With `stream: true`, or `Accept: text/event-stream`, it is answered as `/infer_stream` does. The deadline is the
+    smaller of `REQUEST_TIMEOUT` and the header `X-Request-Timeout-Ms`; `X-Priority` may take the place of `priority`.
+    A caller that goes away ends its question.
+    """
+    scope = request.scope
+    if wish.stream or "text/event-stream" in read_headers(scope).get("accept", ""):
+        return await infer_stream(wish, request)
+    app = scope["app"]
+    parts: Parts = app.state.parts
+    call = open_call(wish.wish(), arrival_of(scope), parts, app.state.config)
+    try:
+        async with call:
+            output = await _answered(call, wish.images or (), request.receive)
+    except CallerGone:
+        scope["freeroam.is_caller_gone"] = True
+        return NOBODY
+    return Response(write_answer(call, output), media_type="application/json")
+
+
+async def infer_stream(wish: InferBody, request: Request) -> Response:
+    """Answer a question to a model as it speaks, by server-sent events.
+
+    `data: {"request_id", "token", "index"}` for each piece; where a slow reader's pieces were merged, `count` says how
+    many tokens are in one. Then `event: done` with usage and finish reason. What is refused has a status of its own
+    before the first event; what fails after it comes as `event: error`. A comment is sent every 15 s of silence.
+    """
+    scope = request.scope
+    app = scope["app"]
+    parts: Parts = app.state.parts
+    arrival = arrival_of(scope)
+    call = open_call(wish.wish(), arrival, parts, app.state.config, is_streamed=True)
+    return SpeechStream(call, NativeEvents(arrival.request_id), wish.images or ())
+
+
+async def _answered(call: InferenceCall, images: Any, receive: Receive) -> Output:
+    """Return the answer, unless the caller goes away first."""
+    watch = asyncio.create_task(_cut_when_gone(call, receive))
+    try:
+        await call.bring(images)
+        return await call.answer()
+    finally:
+        watch.cancel()
+
+
+async def _cut_when_gone(call: InferenceCall, receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    call.cut(CallerGone())
+
+
+def write_answer(call: InferenceCall, output: Output) -> bytes:
+    """Return the body of a whole answer."""
+    text = output.text
+    tokens = output.tokens or ((text,) if text else ())
+    body: dict[str, Any] = {
+        "request_id": call.request.request_id,
+        "model": output.model,
+        "version": output.version,
+        "tokens": tokens,
+        "text": text,
+        "finish_reason": output.finish_reason.value,
+        "usage": call.usage(),
+    }
+    if output.predictions:
+        body["predictions"] = [prediction.model_dump() for prediction in output.predictions]
+    return orjson.dumps(body, default=str)
+
+
+class NativeEvents:
+    """Writes an answer as ``/infer_stream`` gives it.
+
+    Args:
+        request_id: Named in every event.
+    """
+
+    def __init__(self, request_id: str) -> None:
+        self._id = orjson.dumps(request_id)
+        self._head = b'data: {"request_id":' + self._id + b',"token":'
+
+    def begin(self) -> bytes:
+        """Return nothing: the first event is the first piece."""
+        return b""
+
+    def piece(self, piece: Piece) -> bytes:
+        """Return one event."""
+        if piece.count == 1:
+            return b'%b%b,"index":%d}\n\n' % (self._head, _text(piece.text), piece.index)
+        return b'%b%b,"index":%d,"count":%d}\n\n' % (self._head, _text(piece.text), piece.index, piece.count)
+
+    def end(self, output: Output, usage: dict[str, int]) -> bytes:
+        """Return ``event: done`` with usage, finish reason and what was seen."""
+        body: dict[str, Any] = {
+            "request_id": orjson.Fragment(self._id),
+            "model": output.model,
+            "version": output.version,
+            "finish_reason": output.finish_reason.value,
+            "usage": usage,
+        }
+        if output.predictions:
+            body["predictions"] = [prediction.model_dump() for prediction in output.predictions]
+        return b"event: done\ndata: %b\n\n" % orjson.dumps(body, default=str)
+
+    def error(self, error: FreeroamError, usage: dict[str, int]) -> bytes:
+        """Return ``event: error`` with what was wrong and what had been given until then."""
+        body = {
+            "request_id": orjson.Fragment(self._id),
+            "error": error.message,
+            "detail": {"code": error.code},
+            "finish_reason": "error",
+            "usage": usage,
+        }
+        return b"event: error\ndata: %b\n\n" % orjson.dumps(body, default=str)
+
+
+def _text(text: str) -> bytes:
+    try:
+        return orjson.dumps(text)
+    except TypeError:  # half a surrogate pair, which no UTF-8 can say
+        return orjson.dumps(text.encode("utf-8", "replace").decode())
+
+
+class _Nobody(Response):
+    """The answer to a caller that is gone."""
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Send nothing."""
+
+
+NOBODY = _Nobody()
+
+_EVENT_STREAM: dict[str, Any] = {"text/event-stream": {"schema": {"type": "string"}, "example": _EVENTS}}
+
+ROUTES = (
+    DirectRoute(
+        "/infer",
+        infer,
+        response_model=InferAnswer,
+        response_model_exclude_none=True,
+        responses={**responses(404, 415), 200: {"content": _EVENT_STREAM}},
+        summary="Ask a model",
+        tags=["models"],
+    ),
+    DirectRoute(
+        "/infer_stream",
+        infer_stream,
+        response_class=Response,
+        responses={
+            **responses(404, 415),
+            200: {"description": "Pieces of the answer, then `done` or `error`.", "content": _EVENT_STREAM},
+        },
+        summary="Ask a model and read its answer as it is spoken",
+        tags=["models"],
+    ),
+)
+"""To be put before all others, because each request is compared with the routes in turn."""
