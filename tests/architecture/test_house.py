@@ -23,7 +23,7 @@ HOMES = {
     "fastapi": {"api", "asgi.py"},
     "sqlalchemy": {"store"},
     "alembic": {"store"},
-    "httpcore": {"security/dialing.py", "sources/fetching.py"},
+    "httpcore": {"security/dialing.py", "sources/fetching.py", "models/openai_connection.py"},
     "m3u8": {"sources"},
     "prometheus_client": {"observability", "api"},
 }

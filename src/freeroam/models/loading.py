@@ -15,6 +15,7 @@ BUILT_IN = {
     "detector": "freeroam.models.detector:Detector",
     "example_vlm": "freeroam.models.example_vlm:ExampleVLM",
     "fake": "freeroam.models.fake:FakeModel",
+    "openai_server": "freeroam.models.openai_server:OpenAIServer",
 }
 
 
