@@ -10,6 +10,7 @@ from functools import partial
 from types import TracebackType
 from typing import Self
 
+from freeroam.api.model_loading import ModelLoads
 from freeroam.api.parts import Lifecycle, OpenCalls, Parts
 from freeroam.clock import Clock, SystemClock
 from freeroam.engines.embedded import EmbeddedEngine
@@ -40,6 +41,7 @@ from freeroam.sources.sharing import SharedSources
 from freeroam.sources.source import SourceFactory
 from freeroam.store.store import Store, StoreConfig
 from freeroam.vocabulary.job import JobStatus, SourceState
+from freeroam.vocabulary.model import ModelState
 from freeroam.vocabulary.probe import ProbeReport
 
 log = get_logger(__name__)
@@ -63,6 +65,7 @@ class Runtime:
         self.metrics = metrics or Metrics()
         self.lifecycle = Lifecycle()
         self.calls = OpenCalls()
+        self.loads = ModelLoads()
         self.store = Store(StoreConfig(settings.full_database_url), self.clock)
         self.prompts = PromptLibrary(self.store, PromptConfig(settings.max_prompt_chars), self.clock)
         self.hub = ResultHub(self.store)
@@ -112,6 +115,7 @@ class Runtime:
             started_monotonic_s=self._started_monotonic_s,
             open_pictures=self.decoders.open_pictures,
             calls=self.calls,
+            loads=self.loads,
         )
 
     async def __aenter__(self) -> Self:
@@ -135,6 +139,7 @@ class Runtime:
             await self.prompts.load()
             stack.push_async_callback(self._fetcher.aclose)
             stack.push_async_callback(self.engine.stop)
+            stack.push_async_callback(self.loads.aclose)
             await self.engine.start()
             await self.decoders.start()
             stack.push_async_callback(self.decoders.stop)
@@ -182,9 +187,21 @@ class Runtime:
         for job in [*running, *pending]:
             states[job.source.state.value] = states.get(job.source.state.value, 0) + 1
         self.metrics.set_states(self.metrics.sources, states, [state.value for state in SourceState])
+        self._show_models()
         for reason, count in self.decoders.replaced.items():
             self.metrics.decoder_restarts.labels(reason).inc(count - self._decoders_counted.get(reason, 0))
             self._decoders_counted[reason] = count
+
+    def _show_models(self) -> None:
+        metrics = self.metrics
+        for gauge in (metrics.requests_waiting, metrics.requests_running, metrics.model_state):
+            gauge.clear()  # a version that was unloaded is gone
+        for info in self.engine.list_models():
+            key = (info.name, info.version)
+            metrics.requests_waiting.labels(*key).set(info.queued)
+            metrics.requests_running.labels(*key).set(info.running)
+            for state in ModelState:
+                metrics.model_state.labels(*key, state.value).set(state is info.state)
 
     def _source_factories(self) -> dict[str, SourceFactory]:
         settings, clock = self.settings, self.clock

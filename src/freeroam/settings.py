@@ -10,12 +10,12 @@ from typing import Annotated, Any, Literal
 from urllib.parse import quote, urlsplit
 
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from freeroam.api.parts import ApiConfig
 from freeroam.engines.specs import EngineConfig, ModelSpec
 from freeroam.jobs.parts import JobConfig
+from freeroam.secret_files import SECRETS, SecretFiles
 from freeroam.security.keys import Key, read_keys_file
 from freeroam.security.limits import RateConfig
 from freeroam.security.redaction import redact_url
@@ -28,7 +28,6 @@ LATER_SETTINGS = {
     "SECRET_KEY": "browser sessions and saved cameras",
     "SESSION_TTL": "browser sessions",
     "MODELS": "several models at once",
-    "MODEL_ROOTS": "models loaded at run time",
     "KEEP_FRAMES": "kept pictures",
     "MIN_REPLICAS": "ENGINE=ray",
     "MAX_REPLICAS": "ENGINE=ray",
@@ -41,9 +40,6 @@ LATER_SETTINGS = {
     "OTEL_EXPORTER_OTLP_ENDPOINT": "tracing",
 }
 """Names that are reserved and not read yet, with the feature that they belong to."""
-
-SECRETS = ("API_KEY", "REDIS_PASSWORD", "REDIS_URL", "DATABASE_URL")
-"""Settings that may also come from the file which ``<NAME>_FILE`` names."""
 
 
 def _split(value: Any) -> Any:
@@ -80,6 +76,9 @@ class Settings(BaseSettings):
 
     model_type: str = Field("detector", description="A built-in name, or package.module:Class.")
     model_path: str = Field("", description="Folder, file or name that the model loads from.")
+    model_roots: List = Field(
+        (), description="Folders that models may be loaded from at run time; MODEL_PATH's own unless set."
+    )
     model_version: str = Field("1", pattern=r"^[A-Za-z0-9._-]{1,64}$", description="Version of the model of the start.")
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N.")
     num_replicas: int = Field(1, ge=1, le=64, description="Processes that run the model.")
@@ -146,7 +145,7 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Read arguments, then files with secrets, then the environment, then ``.env``."""
-        files = _SecretFiles(settings_cls, env_settings, dotenv_settings)
+        files = SecretFiles(settings_cls, env_settings, dotenv_settings)
         return init_settings, files, env_settings, dotenv_settings
 
     @model_validator(mode="before")
@@ -239,6 +238,10 @@ class Settings(BaseSettings):
             max_tokens=self.max_tokens,
             max_images=self.max_images,
             max_pixels=self.max_pixels,
+            max_batch_size=self.max_batch_size,
+            max_batch_wait_ms=self.max_batch_wait_ms,
+            model_roots=self.model_folders(),
+            model_types=tuple({spec.model_type for spec in self.model_specs()}),
             request_timeout_s=self.request_timeout,
             stream_idle_timeout_s=self.stream_idle_timeout,
             root_path=self.root_path,
@@ -256,6 +259,15 @@ class Settings(BaseSettings):
             cleanup_interval_s=self.memory_cleanup_interval,
             lease_timeout_s=self.lease_timeout,
         )
+
+    def model_folders(self) -> tuple[Path, ...]:
+        """Return the folders that models may be loaded from at run time."""
+        if self.model_roots:
+            return tuple(Path(root) for root in self.model_roots)
+        path = Path(self.model_path) if self.model_path else None
+        if path is None or not path.exists():
+            return ()
+        return (path if path.is_dir() else path.parent,)
 
     def model_specs(self) -> tuple[ModelSpec, ...]:
         """Return the models to load at the start; a class of one's own is called by its class name."""
@@ -300,39 +312,6 @@ class Settings(BaseSettings):
             read_timeout_s=self.source_read_timeout,
             max_pixels=self.max_pixels,
         )
-
-
-class _SecretFiles(PydanticBaseSettingsSource):
-    """Reads ``API_KEY_FILE`` and its like."""
-
-    def __init__(self, settings_cls: type[BaseSettings], *variables: PydanticBaseSettingsSource) -> None:
-        super().__init__(settings_cls)
-        self._variables: list[Mapping[str, str | None]] = [getattr(source, "env_vars", {}) for source in variables]
-
-    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:  # noqa: ARG002
-        """Return the text of the file that ``<NAME>_FILE`` names, without newlines around it."""
-        path = next((table[f"{field_name}_file"] for table in self._variables if table.get(f"{field_name}_file")), None)
-        if path is None or field_name.upper() not in SECRETS:
-            return None, field_name, False
-        name = field_name.upper()
-        if any(table.get(field_name) for table in self._variables):
-            raise ConfigurationError(f"{name} and {name}_FILE are both set; keep one")
-        try:
-            text = Path(path).read_text(encoding="utf-8").strip("\r\n")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigurationError(f"{name}_FILE={path} cannot be read: {error}") from error
-        if not text.strip():
-            raise ConfigurationError(f"{name}_FILE={path} is empty")
-        return text, field_name, False
-
-    def __call__(self) -> dict[str, Any]:
-        """Return the secrets that files give."""
-        found: dict[str, Any] = {}
-        for name, field in self.settings_cls.model_fields.items():
-            value, _, _ = self.get_field_value(field, name)
-            if value is not None:
-                found[name] = value
-        return found
 
 
 def load_settings(**overrides: Any) -> Settings:

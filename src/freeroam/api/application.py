@@ -15,14 +15,17 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import HTTPConnection
 
 import freeroam
-from freeroam.api import exposition, health, infer, jobs, listening, prompts
+from freeroam.api import exposition, health, infer, jobs, listening, models, prompts, status
 from freeroam.api.bounds import AnswerDeadline, BodyLimit, ConnectionLimit
 from freeroam.api.docs import add_docs
 from freeroam.api.doorkeeper import Doorkeeper
 from freeroam.api.gate import Gate
 from freeroam.api.journal import Journal
+from freeroam.api.oip import routes as oip
+from freeroam.api.openai import routes as openai
 from freeroam.api.parts import ApiConfig
 from freeroam.api.problems import ProblemResponse, explain_validation, problem_of
+from freeroam.api.shapes import is_below
 from freeroam.clock import Clock
 from freeroam.observability.metrics import Metrics
 from freeroam.vocabulary.errors import FreeroamError, RateLimited, Unavailable, UnknownField
@@ -65,7 +68,7 @@ def create_application(
     )
     app.state.config = config
     app.router.routes.extend(infer.ROUTES)
-    for noun in (health, jobs, listening, prompts):
+    for noun in (health, jobs, listening, prompts, models, status):
         app.include_router(noun.router)
     if config.enable_metrics:
         app.include_router(exposition.router)
@@ -96,7 +99,7 @@ async def refuse_unknown_parameters(request: HTTPConnection) -> None:
         UnknownField: There is one.
     """
     route = request.scope.get("route")
-    if not isinstance(route, APIRoute):
+    if not isinstance(route, APIRoute) or is_below(route.path, "/v1") or is_below(route.path, "/v2"):
         return
     known = {field.alias for field in route.dependant.query_params}
     for name in request.query_params:

@@ -79,6 +79,13 @@ class BodyLimit:
         return f"The body is larger than {self._max_body_bytes} bytes (MAX_BODY_BYTES)"
 
 
+def lift_deadline(scope: Scope) -> None:
+    """Let the answer to this request take as long as it takes."""
+    deadline: asyncio.Timeout | None = scope.get("freeroam.answer_deadline")
+    if deadline is not None:
+        deadline.reschedule(None)
+
+
 class AnswerDeadline:
     """Pure ASGI middleware: an answer begins within ``timeout_s``, or the caller is told 504; streams may go on."""
 
@@ -94,6 +101,7 @@ class AnswerDeadline:
         has_begun = False
         try:
             async with asyncio.timeout(self._timeout_s) as deadline:
+                scope["freeroam.answer_deadline"] = deadline
 
                 async def send_in_time(message: Message) -> None:
                     nonlocal has_begun

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import orjson
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive
 
 from freeroam.api.direct_route import DirectRoute
 from freeroam.api.gate import read_headers
-from freeroam.api.inference_calls import CallerGone, InferenceCall, Wish, arrival_of, open_call
+from freeroam.api.inference_calls import NO_PARAMS, CallerGone, InferenceCall, Wish, arrival_of, open_call
 from freeroam.api.parts import Parts
 from freeroam.api.problems import responses
 from freeroam.api.speech_stream import SpeechStream
 from freeroam.vocabulary.errors import FreeroamError
-from freeroam.vocabulary.inference import InferenceParams, Output, Piece, Prediction, Priority, Words
+from freeroam.vocabulary.inference import InferenceParams, Output, Piece, Priority
+from freeroam.vocabulary.model_calls import InferAnswer, InferQuestion
 
 _TUNED = frozenset({"max_tokens", "temperature", "top_p", "choices", "threshold", "stop", "seed"})
 
@@ -30,95 +30,21 @@ _EVENTS = (
 )
 
 
-def _upper(value: Any) -> Any:
-    return value.upper() if isinstance(value, str) else value
-
-
-def _listed(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
-
-
-class InferBody(BaseModel):
-    """A question to a model.
-
-    Attributes:
-        model: ``name`` or ``name@version``; without it the default model.
-        prompt: The question.
-        images: JPEG, PNG or WebP, base64 or data URLs.
-        client_id: A name of the client's own for whom it asks; those share its turns.
-        stream: Answer as ``/infer_stream`` does.
-    """
-
-    model_config = ConfigDict(
-        extra="forbid",
-        protected_namespaces=(),
-        json_schema_extra={
-            "example": {"model": "gpt2", "prompt": "Once upon a time", "max_tokens": 50, "temperature": 0.7}
-        },
+def read_wish(question: InferQuestion) -> Wish:
+    """Return what is asked, in the words of every door."""
+    given = question.model_fields_set & _TUNED
+    # Every field has the bounds of InferenceParams already, so nothing is validated a second time.
+    values = {name: value for name in given if (value := getattr(question, name)) is not None}
+    return Wish(
+        question.model,
+        question.prompt,
+        InferenceParams.model_construct(_fields_set=set(values), **values) if values else NO_PARAMS,
+        Priority[question.priority] if question.priority else None,
+        question.client_id or "",
     )
 
-    model: str = Field(default="", max_length=256)
-    prompt: str = Field(min_length=1)
-    max_tokens: int | None = Field(default=None, ge=1)
-    temperature: float | None = Field(default=None, ge=0.0, le=2.0)
-    top_p: float | None = Field(default=None, gt=0.0, le=1.0)
-    priority: Annotated[Literal["HIGH", "NORMAL", "LOW"], BeforeValidator(_upper)] | None = None
-    client_id: str | None = Field(default=None, max_length=128)
-    images: list[str] | None = None
-    stop: Annotated[list[Words], Field(max_length=16), BeforeValidator(_listed)] | None = None
-    seed: int | None = Field(default=None, ge=-(2**63), le=2**63 - 1)
-    stream: bool = False
-    choices: list[Words] | None = Field(default=None, min_length=1, max_length=64)
-    threshold: float | None = Field(default=None, ge=0.0, le=1.0)
 
-    def wish(self) -> Wish:
-        """Return what is asked, in the words of every door."""
-        given = self.model_fields_set & _TUNED
-        # Every field has the bounds of InferenceParams already, so nothing is validated a second time.
-        values = {name: value for name in given if (value := getattr(self, name)) is not None}
-        return Wish(
-            self.model,
-            self.prompt,
-            InferenceParams.model_construct(_fields_set=set(values), **values) if values else NO_TUNING,
-            Priority[self.priority] if self.priority else None,
-            self.client_id or "",
-        )
-
-
-NO_TUNING = InferenceParams()
-
-
-class Usage(BaseModel):
-    """Tokens of one call; what a model does not count is 0."""
-
-    prompt_tokens: int
-    completion_tokens: int
-    total_tokens: int
-
-
-class InferAnswer(BaseModel):
-    """A whole answer.
-
-    Attributes:
-        model: Who answered.
-        version: Which version of it did.
-        tokens: The text in the pieces that the model spoke; one piece if it does not speak.
-        predictions: What it saw, where it looks at pictures.
-    """
-
-    model_config = ConfigDict(protected_namespaces=())
-
-    request_id: str
-    model: str
-    version: str
-    tokens: list[str]
-    text: str | None
-    predictions: list[Prediction] | None = None
-    finish_reason: Literal["stop", "length", "cancelled", "error"]
-    usage: Usage
-
-
-async def infer(wish: InferBody, request: Request) -> Response:
+async def infer(question: InferQuestion, request: Request) -> Response:
     """Answer a question to a model.
 
     With `stream: true`, or `Accept: text/event-stream`, it is answered as `/infer_stream` does. The deadline is the
@@ -126,21 +52,21 @@ async def infer(wish: InferBody, request: Request) -> Response:
     A caller that goes away ends its question.
     """
     scope = request.scope
-    if wish.stream or "text/event-stream" in read_headers(scope).get("accept", ""):
-        return await infer_stream(wish, request)
+    if question.stream or "text/event-stream" in read_headers(scope).get("accept", ""):
+        return await infer_stream(question, request)
     app = scope["app"]
     parts: Parts = app.state.parts
-    call = open_call(wish.wish(), arrival_of(scope), parts, app.state.config)
+    call = open_call(read_wish(question), arrival_of(scope), parts, app.state.config)
     try:
         async with call:
-            output = await _answered(call, wish.images or (), request.receive)
+            output = await whole_answer(call, question.images or (), request.receive)
     except CallerGone:
         scope["freeroam.is_caller_gone"] = True
         return NOBODY
     return Response(write_answer(call, output), media_type="application/json")
 
 
-async def infer_stream(wish: InferBody, request: Request) -> Response:
+async def infer_stream(question: InferQuestion, request: Request) -> Response:
     """Answer a question to a model as it speaks, by server-sent events.
 
     `data: {"request_id", "token", "index"}` for each piece; where a slow reader's pieces were merged, `count` says how
@@ -151,11 +77,11 @@ async def infer_stream(wish: InferBody, request: Request) -> Response:
     app = scope["app"]
     parts: Parts = app.state.parts
     arrival = arrival_of(scope)
-    call = open_call(wish.wish(), arrival, parts, app.state.config, is_streamed=True)
-    return SpeechStream(call, NativeEvents(arrival.request_id), wish.images or ())
+    call = open_call(read_wish(question), arrival, parts, app.state.config, is_streamed=True)
+    return SpeechStream(call, NativeEvents(arrival.request_id), question.images or ())
 
 
-async def _answered(call: InferenceCall, images: Any, receive: Receive) -> Output:
+async def whole_answer(call: InferenceCall, images: Any, receive: Receive) -> Output:
     """Return the answer, unless the caller goes away first."""
     watch = asyncio.create_task(_cut_when_gone(call, receive))
     try:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Protocol, cast
 from fastapi import Depends
 from starlette.requests import HTTPConnection
 
+from freeroam.api.model_loading import ModelLoads
 from freeroam.clock import Clock
 from freeroam.observability.metrics import Metrics
 from freeroam.security.keys import Caller, Key
@@ -40,7 +41,10 @@ class ApiConfig:
         max_tokens: Longest spoken answer that may be asked for.
         max_images: Pictures that one question may bring.
         max_pixels: Pixels that one of them may have.
+        max_batch_size: Questions in one call of a model that is loaded at run time, unless it is said.
+        max_batch_wait_ms: Its longest wait for a fuller batch, unless it is said.
         model_roots: Folders that models may be loaded from at run time; none allows no path.
+        model_types: Types that were named at the start, so that they may be loaded at run time too.
         stream_idle_timeout_s: How long a reader may drain nothing.
         ping_s: Between comments on a quiet event stream.
     """
@@ -59,7 +63,10 @@ class ApiConfig:
     max_tokens: int = 4096
     max_images: int = 16
     max_pixels: int = 50_000_000
+    max_batch_size: int = 8
+    max_batch_wait_ms: float = 5.0
     model_roots: tuple[Path, ...] = ()
+    model_types: tuple[str, ...] = ()
     request_timeout_s: float = 30.0
     stream_idle_timeout_s: float = 60.0
     ping_s: float = 15.0
@@ -141,6 +148,7 @@ class Parts:
         started_monotonic_s: When the service started.
         open_pictures: Gives a decoder of pictures that fits them into a box; None where no decoders run.
         calls: Inference calls that are open now.
+        loads: Models that are being loaded at a caller's wish.
     """
 
     desk: JobDesk
@@ -155,6 +163,7 @@ class Parts:
     started_monotonic_s: float
     open_pictures: Callable[[FrameWish], PictureFeed] | None = None
     calls: OpenCalls = field(default_factory=OpenCalls)
+    loads: ModelLoads = field(default_factory=ModelLoads)
 
 
 def _parts(connection: HTTPConnection) -> Parts:

@@ -46,8 +46,11 @@ class ModelInfo(BaseModel):
     Attributes:
         info: What the model's own ``get_model_info`` returned.
         replicas: Replica processes that are ready, and how many are wanted.
+        queued: Requests that wait for it.
+        running: Requests that it is answering.
         statistics: Counters and latency percentiles, milliseconds.
         error: Why it is degraded or failed.
+        share: Its part of the requests that name no version, 0 to 1.
     """
 
     model_config = ConfigDict(protected_namespaces=())
@@ -62,5 +65,7 @@ class ModelInfo(BaseModel):
     replicas_ready: int = 0
     replicas_wanted: int = 1
     queued: int = 0
+    running: int = 0
     statistics: dict[str, Any] = Field(default_factory=dict)
     error: str | None = None
+    share: float = 1.0
