@@ -67,8 +67,8 @@ def create_application(
         dependencies=[Depends(refuse_unknown_parameters)],
     )
     app.state.config = config
-    app.router.routes.extend(infer.ROUTES)
-    for noun in (health, jobs, listening, prompts, models, status):
+    app.router.routes.extend((*infer.ROUTES, *openai.ROUTES))
+    for noun in (health, jobs, listening, prompts, models, status, openai, oip):
         app.include_router(noun.router)
     if config.enable_metrics:
         app.include_router(exposition.router)

@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from freeroam.api.gate import read_headers
 from freeroam.api.problems import explain_validation
+from freeroam.api.shapes import is_below, path_of
 from freeroam.vocabulary.errors import FreeroamError, InvalidInput, UnknownField
 
 
@@ -46,7 +47,7 @@ class DirectRoute(APIRoute):
 
 def _reading(body_type: type[BaseModel], endpoint: Endpoint) -> ASGIApp:
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["query_string"]:
+        if scope["query_string"] and not is_below(path_of(scope), "/v1"):
             name = scope["query_string"].decode("latin-1").partition("=")[0]
             raise UnknownField(f"Unknown query parameter {name[:100]}")
         try:
@@ -73,6 +74,15 @@ async def read_body(scope: Scope, receive: Receive) -> bytes:
     if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
         # A web page may send text and forms anywhere without being asked for leave, JSON not.
         raise InvalidInput("The body must be a JSON object; send it with Content-Type: application/json")
+    return await collect_body(receive)
+
+
+async def collect_body(receive: Receive) -> bytes:
+    """Return a request's body, whatever it holds.
+
+    Raises:
+        ClientDisconnect: The sender went away before it was complete.
+    """
     message = await receive()
     body: bytes = message.get("body", b"")
     pieces = [body]

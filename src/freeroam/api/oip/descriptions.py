@@ -8,6 +8,7 @@ from typing import Any
 import freeroam
 from freeroam.api.oip.answers import OUTPUTS
 from freeroam.api.oip.questions import TUNABLE
+from freeroam.api.parts import Parts
 from freeroam.engines.engine import Engine
 from freeroam.vocabulary.errors import FreeroamError, NotFound
 from freeroam.vocabulary.model import ModelInfo, ModelState
@@ -22,6 +23,7 @@ EXTENSIONS = (
     "statistics",
 )
 ANSWERING = frozenset({ModelState.READY, ModelState.DEGRADED})
+_LEAVING = frozenset({ModelState.DRAINING, ModelState.UNLOADED})
 INPUTS: dict[str, tuple[str, tuple[int, ...]]] = {"prompt": ("BYTES", (1,)), "image": ("BYTES", (-1,))}
 """Name, data type and shape of each input; ``image`` is optional, and may come as UINT8 pixels too."""
 
@@ -61,6 +63,12 @@ def is_answering(engine: Engine, name: str, version: str = "") -> bool:
         return find_model(engine, name, version).state in ANSWERING
     except FreeroamError:
         return False
+
+
+def is_server_ready(parts: Parts) -> bool:
+    """Tell whether every model answers and new work is admitted; versions that are on their way out do not count."""
+    models = [info for info in parts.engine.list_models() if info.state not in _LEAVING]
+    return not parts.lifecycle.is_draining and bool(models) and all(info.state in ANSWERING for info in models)
 
 
 def server_metadata() -> dict[str, Any]:
