@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TypeAlias
 
 H264 = "h264"
 HEVC = "hevc"
+Buffer: TypeAlias = bytes | bytearray | memoryview
+
+HEAD_BYTES = 4096
 
 _H264_IDR = 5
 _H264_SLICES = (1, 2, 3, 4, _H264_IDR)
@@ -31,7 +35,7 @@ class PictureReader:
         self._highest_layer = 0
         self._keys = 0
 
-    def read(self, data: bytes, *, is_key: bool) -> tuple[bool, bool]:
+    def read(self, data: Buffer, *, is_key: bool) -> tuple[bool, bool]:
         """Return whether other pictures may need this one, and whether nothing after it needs what came before it.
 
         Args:
@@ -39,6 +43,15 @@ class PictureReader:
             is_key: Whether the demuxer calls it a keyframe; believed where the headers do not tell.
         """
         self._keys += is_key
+        # The first slice is near the beginning, so that a large picture need not be copied to look at it.
+        head = bytes(memoryview(data)[:HEAD_BYTES])
+        told = self._tell(head)
+        if told is None and memoryview(data).nbytes > HEAD_BYTES:
+            told = self._tell(bytes(data))
+        return (True, is_key) if told is None else told
+
+    def _tell(self, data: bytes) -> tuple[bool, bool] | None:
+        """Return what the first slice in ``data`` says; None if there is none."""
         if self._codec == H264:
             for header, _ in _headers(data, self._length_bytes):
                 if (kind := header & 0x1F) in _H264_SLICES:
@@ -56,7 +69,7 @@ class PictureReader:
                         and self._keys > 1
                     )
                     return not is_unneeded, kind in _HEVC_CLOSED
-        return True, is_key
+        return None
 
 
 def length_size(codec: str, extradata: bytes | None) -> int:

@@ -82,6 +82,8 @@ def plan_group(
         is_joined: Whether everything before was decoded, so that pictures shown before the keyframe can be, too.
     """
     usable = [index for index, unit in enumerate(units) if is_joined or unit.time_s >= units[0].time_s]
+    if is_whole and following is None:
+        usable = _without_early(units, usable, cadence)
     end_s = None if following is None else following.time_s
     last_s = max(unit.time_s for unit in units)
     asked = _samples(units, usable, cadence, end_s)
@@ -104,6 +106,23 @@ def plan_group(
     keep = {index for index in references if index <= last_index} | wanted
     is_cut = may_cut and any(index > last_index for index in references)
     return GroupPlan(mode, tuple(index in keep for index in range(len(units))), is_cut)
+
+
+def _without_early(units: Sequence[Unit], indexes: list[int], cadence: Cadence) -> list[int]:
+    """Leave out the pictures at the end of a run that would answer a due time when none of them is shown any more.
+
+    Such a sample belongs to what follows the run: a keyframe that costs one picture, where this group would be decoded
+    to its end. The first picture stays.
+    """
+    times_s = sorted(units[index].time_s for index in indexes)
+    if len(times_s) < 2:
+        return indexes
+    shown_until_s = times_s[-1] + (times_s[-1] - times_s[0]) / (len(times_s) - 1) / 2
+    for time_s in times_s:
+        due_s, cadence = cadence.offer(time_s)
+        if due_s is not None and due_s > shown_until_s:
+            return [index for index in indexes if index == 0 or units[index].time_s < time_s]
+    return indexes
 
 
 def _samples(units: Sequence[Unit], indexes: Iterable[int], cadence: Cadence, end_s: float | None) -> list[float]:

@@ -310,7 +310,7 @@ class _Units:
         time_s = packet.pts * self._time_base
         self._last_s = time_s
         is_key = packet.is_keyframe
-        is_reference, is_closed = self._reader.read(bytes(packet), is_key=is_key)
+        is_reference, is_closed = self._reader.read(memoryview(packet), is_key=is_key)
         return Unit(time_s, is_key, is_reference and not packet.is_disposable, is_closed)
 
 
