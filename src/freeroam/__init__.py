@@ -9,17 +9,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from freeroam.client import AsyncClient as AsyncClient
+    from freeroam.client import Client as Client
     from freeroam.models.base import BaseVLM as BaseVLM
     from freeroam.watching import watch as watch
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "AsyncClient": "freeroam.client",
     "BaseVLM": "freeroam.models.base",
+    "Client": "freeroam.client",
     "watch": "freeroam.watching",
 }
 
-__all__ = ["BaseVLM", "__version__", "watch"]
+__all__ = ["AsyncClient", "BaseVLM", "Client", "__version__", "watch"]
 
 
 def __getattr__(name: str) -> Any:

@@ -37,3 +37,19 @@ class SystemClock:
     async def sleep(self, duration_s: float) -> None:
         """Wait on the running event loop for ``duration_s`` seconds."""
         await asyncio.sleep(max(0.0, duration_s))
+
+
+class BlockingClock(Protocol):
+    """Time as a program without an event loop sees it."""
+
+    def sleep(self, duration_s: float) -> None:
+        """Wait ``duration_s`` seconds."""
+        ...
+
+
+class SystemBlockingClock:
+    """The machine's own clock."""
+
+    def sleep(self, duration_s: float) -> None:
+        """Stop this thread for ``duration_s`` seconds."""
+        time.sleep(max(0.0, duration_s))

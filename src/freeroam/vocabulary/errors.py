@@ -17,7 +17,8 @@
     ├── Unavailable             not ready, full or draining
     │   ├── QueueFull
     │   ├── Draining
-    │   └── ModelNotReady
+    │   ├── ModelNotReady
+    │   └── Unreachable         a client's: no connection, or one that broke
     ├── DeadlineExceeded
     ├── SourceError             video did not come; ``code`` is a SourceErrorCode
     ├── ModelError              a model did not answer; ``code`` says why
@@ -149,6 +150,12 @@ class ModelNotReady(Unavailable):
     """The model is still loading, or its replicas are gone."""
 
     default_code = "model_not_ready"
+
+
+class Unreachable(Unavailable):
+    """The server cannot be reached, or the connection broke before the answer was complete."""
+
+    default_code = "unreachable"
 
 
 class DeadlineExceeded(FreeroamError):

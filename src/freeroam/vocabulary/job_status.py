@@ -90,3 +90,44 @@ class JobList(BaseModel):
 
     jobs: list[JobSummary]
     total: int
+
+
+class JobToken(BaseModel):
+    """Text of an answer that is still being spoken; it is stored nowhere, so a listener that is slow may miss some.
+
+    Attributes:
+        index: Number of the first token in ``text``, from 0.
+        count: How many tokens ``text`` joins.
+        frame_ids: The frames that the question is about.
+    """
+
+    job_id: str
+    text: str
+    index: int
+    count: int
+    frame_ids: list[str]
+
+
+class JobChange(BaseModel):
+    """Something about a job is different now.
+
+    Attributes:
+        status: None where the one who tells it does not know.
+        closing: Whether the service stops; the job goes on when it starts again.
+    """
+
+    job_id: str
+    status: JobStatus | None
+    error: str | None = None
+    error_code: str | None = None
+    closing: bool = False
+
+
+class JobEnd(BaseModel):
+    """A job is over, and all its results have been told."""
+
+    job_id: str
+    status: JobStatus
+    error: str | None = None
+    error_code: str | None = None
+    total_results: int
