@@ -78,7 +78,8 @@ class Runtime:
         self._fetcher = Fetcher(self._dialer, self.clock, patience)
         self.opener = Opener(self._source_factories(), self._policy, load_plugins())
         self.sources = SharedSources(self.opener.open, self.opener.can_go_back, settings.source_config(), self.clock)
-        self.engine = EmbeddedEngine(settings.model_specs(), settings.engine_config(), self.clock, self.metrics)
+        self._start_models = settings.model_specs()
+        self.engine = EmbeddedEngine(self._start_models, settings.engine_config(), self.clock, self.metrics)
         parts = JobParts(
             sources=self.sources,
             can_go_back=self.opener.can_go_back,
@@ -116,6 +117,7 @@ class Runtime:
             open_pictures=self.decoders.open_pictures,
             calls=self.calls,
             loads=self.loads,
+            start_models=self._start_models,
         )
 
     async def __aenter__(self) -> Self:

@@ -21,6 +21,7 @@ from freeroam.api.docs import add_docs
 from freeroam.api.doorkeeper import Doorkeeper
 from freeroam.api.gate import Gate
 from freeroam.api.journal import Journal
+from freeroam.api.oip import repository_routes as oip_repository
 from freeroam.api.oip import routes as oip
 from freeroam.api.openai import routes as openai
 from freeroam.api.parts import ApiConfig
@@ -68,7 +69,7 @@ def create_application(
     )
     app.state.config = config
     app.router.routes.extend((*infer.ROUTES, *openai.ROUTES))
-    for noun in (health, jobs, listening, prompts, models, status, openai, oip):
+    for noun in (health, jobs, listening, prompts, models, status, openai, oip, oip_repository):
         app.include_router(noun.router)
     if config.enable_metrics:
         app.include_router(exposition.router)

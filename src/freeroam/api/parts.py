@@ -22,6 +22,7 @@ from freeroam.vocabulary.frame import FrameWish
 
 if TYPE_CHECKING:
     from freeroam.engines.engine import Engine
+    from freeroam.engines.specs import ModelSpec
     from freeroam.jobs.desk import JobDesk
     from freeroam.prompts.library import PromptLibrary
     from freeroam.results.hub import ResultHub
@@ -74,14 +75,20 @@ class ApiConfig:
 
 
 class Lifecycle:
-    """Where the service is between start and stop, as callers see it."""
+    """Where the service is between start and stop, as callers see it.
+
+    Attributes:
+        drain_began: Set when nothing new is admitted any more, for those who wait for it.
+    """
 
     def __init__(self) -> None:
         self.is_draining = False
+        self.drain_began = asyncio.Event()
 
     def begin_drain(self) -> None:
         """Admit nothing new from now on."""
         self.is_draining = True
+        self.drain_began.set()
 
     def check_admission(self) -> None:
         """Return if new work is admitted.
@@ -149,6 +156,7 @@ class Parts:
         open_pictures: Gives a decoder of pictures that fits them into a box; None where no decoders run.
         calls: Inference calls that are open now.
         loads: Models that are being loaded at a caller's wish.
+        start_models: What the service was started with, for those who want one of them back.
     """
 
     desk: JobDesk
@@ -164,6 +172,7 @@ class Parts:
     open_pictures: Callable[[FrameWish], PictureFeed] | None = None
     calls: OpenCalls = field(default_factory=OpenCalls)
     loads: ModelLoads = field(default_factory=ModelLoads)
+    start_models: tuple[ModelSpec, ...] = ()
 
 
 def _parts(connection: HTTPConnection) -> Parts:

@@ -1,4 +1,4 @@
-"""The shape of an error body, by the door that tells it: ours, OpenAI's below /v1, the Open Inference Protocol's /v2."""
+"""The shape of an error body, by the door that tells it: ours, that of OpenAI below /v1, that of the protocol /v2."""
 
 from __future__ import annotations
 

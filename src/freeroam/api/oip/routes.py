@@ -120,7 +120,7 @@ async def get_model_statistics(model: str, parts: TheParts, version: str = "") -
 @router.post("/models/{model}/versions/{version}/infer", response_class=Response, include_in_schema=False)
 async def infer(model: str, request: Request, parts: TheParts, config: TheConfig, version: str = "") -> Response:
     """Answer one question; the how-to for Triton's clients names the tensors and parameters."""
-    body = await _body_of(request, config)
+    body = await read_body(request, config)
     if body is None:
         return NOBODY
     message = read_infer(body, request.headers.get(HEADER_LENGTH))
@@ -193,7 +193,7 @@ class _Generate:
         prompt = next((body[name] for name in PROMPTS if name in body), None)
         if not isinstance(prompt, str):
             raise InvalidInput("text_input is required and must be a text")
-        images = next((body[name] for name in IMAGES if body.get(name)), [])
+        images: Any = next((body[name] for name in IMAGES if body.get(name)), [])
         if isinstance(images, str):
             images = [images]
         if not isinstance(images, list) or not all(isinstance(image, str) for image in images):
@@ -210,11 +210,11 @@ class _Generate:
     @classmethod
     async def read(cls, request: Request, config: ApiConfig, reference: str) -> _Generate | None:
         """Return what is asked; None if the client went away while it said so."""
-        body = await _body_of(request, config)
+        body = await read_body(request, config)
         return None if body is None else cls(reference, read_object(body))
 
 
-async def _body_of(request: Request, config: ApiConfig) -> bytes | None:
+async def read_body(request: Request, config: ApiConfig) -> bytes | None:
     """Return the body, unfolded; None if the client went away before it was complete."""
     try:
         body = await collect_body(request.receive)
