@@ -37,6 +37,25 @@ STATUS_OF: tuple[tuple[type[errors.FreeroamError], int], ...] = (
 )
 """First match wins; the last row catches the root of the tree."""
 
+GRPC_CODE_OF: tuple[tuple[type[errors.FreeroamError], str], ...] = (
+    (errors.InvalidInput, "INVALID_ARGUMENT"),
+    (errors.Unauthenticated, "UNAUTHENTICATED"),
+    (errors.PermissionDenied, "PERMISSION_DENIED"),
+    (errors.NotFound, "NOT_FOUND"),
+    (errors.Conflict, "ALREADY_EXISTS"),
+    (errors.TooLarge, "INVALID_ARGUMENT"),
+    (errors.UnsupportedMedia, "INVALID_ARGUMENT"),
+    (errors.RateLimited, "RESOURCE_EXHAUSTED"),
+    (errors.QueueFull, "RESOURCE_EXHAUSTED"),
+    (errors.Unavailable, "UNAVAILABLE"),
+    (errors.DeadlineExceeded, "DEADLINE_EXCEEDED"),
+    (errors.MissingExtra, "FAILED_PRECONDITION"),
+    (errors.SourceError, "INVALID_ARGUMENT"),
+    (errors.StoreError, "UNAVAILABLE"),
+    (errors.FreeroamError, "INTERNAL"),
+)
+"""The same for gRPC, by the name of its status code; first match wins."""
+
 CHALLENGE = (b"www-authenticate", b'Bearer realm="freeroam"')
 MEANINGS = {
     400: "It cannot be: validation, an unusable or forbidden reference, an unknown field.",
@@ -93,6 +112,11 @@ def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
 def status_of(error: errors.FreeroamError) -> int:
     """Return the HTTP status of ``error``."""
     return _status_of_class(type(error))
+
+
+def grpc_code_of(error: errors.FreeroamError) -> str:
+    """Return the name of the gRPC status code of ``error``."""
+    return next(code for base, code in GRPC_CODE_OF if isinstance(error, base))
 
 
 def _status_of_class(kind: type[errors.FreeroamError]) -> int:
