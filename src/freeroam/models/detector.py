@@ -18,7 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from freeroam.models.base import BaseVLM, Question
-from freeroam.models.prompt_classes import CLASSES, read_prompt, sentence
+from freeroam.models.boxes import GREY, Picture, resized, suppressed
+from freeroam.models.detector_answers import Found, answer_of
+from freeroam.models.detector_session import open_session
+from freeroam.models.prompt_classes import CLASSES, COCO
 from freeroam.vocabulary.errors import ConfigurationError
 from freeroam.vocabulary.inference import InferenceParams
 from freeroam.vocabulary.model import ModelWishes
@@ -26,16 +29,12 @@ from freeroam.vocabulary.model import ModelWishes
 if TYPE_CHECKING:
     import onnxruntime
 
-Picture = NDArray[np.uint8]
-
 MODEL_TYPE = "centernet-mobilenetv3-coco80"
 WEIGHTS = Path(__file__).parent / "data" / "coco80-centernet" / "model.onnx"
 SIZE_PX = 512
 STRIDE_PX = 4
 MULTIPLE_PX = 32
-GREY = 114
 THRESHOLD = 0.3
-OVERLAP = 0.5
 MAX_DETECTIONS = 100
 MAX_BATCH = 16
 MAX_BATCH_CPU = 4
@@ -85,26 +84,11 @@ class Detector(BaseVLM):
         Raises:
             ConfigurationError: No such file, no onnxruntime, or a CUDA device was asked for and is not there.
         """
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise ConfigurationError("the detector needs onnxruntime; run: pip install onnxruntime") from error
         path = Path(model_path) if model_path else WEIGHTS
         path = path / "model.onnx" if path.is_dir() else path
         if not path.is_file():
             raise ConfigurationError(f"MODEL_PATH={model_path}: there is no file {path.name} to load")
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = self._threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        # Threads that spin while they wait take the cores that decode video.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        providers, self._device = _providers(device, onnxruntime.get_available_providers())
-        self._session = onnxruntime.InferenceSession(str(path), options, providers=providers)
-        if self._session.get_providers()[0] == "CPUExecutionProvider":
-            if self._device != "cpu" and device != "auto":
-                raise ConfigurationError(f"DEVICE={device}: onnxruntime could not open that device")
-            self._device = "cpu"
+        self._session, self._device = open_session(path, device, self._threads)
         # On the processor eight images together take 15 % longer than one by one: they fall out of the caches.
         self._images_per_run = 1 if self._device == "cpu" else MAX_BATCH
 
@@ -146,28 +130,14 @@ class Detector(BaseVLM):
         thresholds = [question.params.threshold for question in asked if question.params.threshold is not None]
         floor = max(_LEAST_THRESHOLD, min([self._threshold, *thresholds]))
         found = iter(self._detect([question.frames[-1] for question in asked], floor))
-        return [self._answer(question, next(found) if question.frames else None) for question in questions]
-
-    def _answer(self, question: Question, found: tuple[NDArray[np.float32], ...] | None) -> dict[str, Any]:
-        wanted = read_prompt(question.prompt)
-        if found is None:
-            return {"predictions": [], "text": "No picture was given.", "metadata": {"looked_at": None}}
-        scores, classes, boxes = found
-        threshold = self._threshold if question.params.threshold is None else question.params.threshold
-        predictions = [
-            {"label": CLASSES[int(kind)], "confidence": round(float(score), 4), "bbox": box}
-            for score, kind, box in zip(scores, classes, boxes.astype(np.float64).round(1).tolist(), strict=True)
-            if score >= threshold and int(kind) in wanted.classes
+        return [
+            answer_of(question, next(found) if question.frames else None, COCO, self._threshold)
+            for question in questions
         ]
-        return {
-            "predictions": predictions,
-            "text": sentence([str(prediction["label"]) for prediction in predictions], wanted),
-            "metadata": {"looked_at": len(question.frames) - 1},
-        }
 
-    def _detect(self, pictures: list[Picture], floor: float = THRESHOLD) -> list[tuple[NDArray[np.float32], ...]]:
+    def _detect(self, pictures: list[Picture], floor: float = THRESHOLD) -> list[Found]:
         """Return ``(scores, classes, boxes)`` of each picture, best first; boxes in its own pixels."""
-        found: list[tuple[NDArray[np.float32], ...]] = [()] * len(pictures)
+        found: list[Found] = [()] * len(pictures)
         groups: dict[tuple[int, int], list[int]] = {}
         fits = [fit(picture.shape[0], picture.shape[1], self._size_px) for picture in pictures]
         for index, placed in enumerate(fits):
@@ -215,18 +185,6 @@ def place(picture: Picture, fitted: _Fit, image: NDArray[np.float32]) -> None:
     image[:, : fitted.height_px, : fitted.width_px] = picture.transpose(2, 0, 1)
 
 
-def resized(picture: Picture, height_px: int, width_px: int) -> Picture:
-    """Return a smaller picture by averaging areas; frames of our own sources arrive in the right size and skip this."""
-    rows = np.linspace(0, picture.shape[0], height_px + 1)[:-1].astype(np.intp)
-    columns = np.linspace(0, picture.shape[1], width_px + 1)[:-1].astype(np.intp)
-    sums = np.add.reduceat(picture.astype(np.float32), rows, axis=0)
-    sums = np.add.reduceat(sums, columns, axis=1)
-    high = np.diff(np.append(rows, picture.shape[0]))
-    wide = np.diff(np.append(columns, picture.shape[1]))
-    averages: Picture = (sums / (high[:, None, None] * wide[None, :, None])).astype(np.uint8)
-    return averages
-
-
 def decode(
     heat: NDArray[np.float32], wh: NDArray[np.float32], fitted: _Fit, shape: tuple[int, ...], floor: float = THRESHOLD
 ) -> tuple[NDArray[np.float32], ...]:
@@ -272,36 +230,3 @@ def peaks(heat: NDArray[np.float32], floor: float) -> tuple[NDArray[np.intp], ND
                 near_columns = (columns + across).clip(0, width - 1)
                 is_peak &= heat[kinds, near_rows, near_columns] <= scores
     return kinds[is_peak], rows[is_peak], columns[is_peak]
-
-
-def suppressed(kinds: NDArray[np.intp], boxes: NDArray[np.float32], overlap: float = OVERLAP) -> list[int]:
-    """Return the places of the boxes (best first) that no better one of their class covers by more than ``overlap``."""
-    if not len(boxes):
-        return []
-    areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    corner = np.maximum(boxes[:, None, :2], boxes[None, :, :2])
-    far = np.minimum(boxes[:, None, 2:], boxes[None, :, 2:])
-    common = (far - corner).clip(0).prod(axis=2)
-    covers = (common / (areas[:, None] + areas[None, :] - common) > overlap) & (kinds[:, None] == kinds[None, :])
-    kept: list[int] = []
-    for index in range(len(boxes)):
-        if not covers[index, kept].any():
-            kept.append(index)
-    return kept
-
-
-def _providers(device: str, available: Sequence[str]) -> tuple[list[Any], str]:
-    has_cuda = "CUDAExecutionProvider" in available
-    if device == "cpu" or (device == "auto" and not has_cuda):
-        return ["CPUExecutionProvider"], "cpu"
-    if device == "auto" or device == "cuda" or device.startswith("cuda:"):
-        if not has_cuda:
-            raise ConfigurationError(
-                f"DEVICE={device}: this onnxruntime has no CUDA; install onnxruntime-gpu, or set DEVICE=cpu"
-            )
-        number = device.partition(":")[2] or "0"
-        if not number.isdecimal():
-            raise ConfigurationError(f"DEVICE={device}: expected cuda or cuda:<number>")
-        chosen = ("CUDAExecutionProvider", {"device_id": int(number)})
-        return [chosen, "CPUExecutionProvider"], "cuda" if device == "auto" else device
-    raise ConfigurationError(f"DEVICE={device}: expected auto, cpu, cuda or cuda:<number>")

@@ -1,27 +1,26 @@
-"""What a prompt asks the detector to report, and the sentence that answers it.
+"""What a prompt asks a detector to report, and the sentence that answers it.
 
 No language model: words are looked up whole, the longest phrase first ("hot dog" is no dog), and negations reach as far
-as the list they begin. A prompt that names nothing known asks for everything.
+as the list they begin. A prompt that names nothing known asks for everything. Which words there are is the business of
+``class_phrases``.
 """
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cached_property, lru_cache
 
-from freeroam.models.class_names import CLASSES, GROUPS, IRREGULAR_PLURALS, NOT_MEANT, SYNONYMS
+from freeroam.models.class_names import CLASSES
+from freeroam.models.class_phrases import phrases_of, plural, tokens_of
 
-__all__ = ["CLASSES", "Wanted", "plural", "read_prompt", "sentence"]
+__all__ = ["CLASSES", "COCO", "Vocabulary", "Wanted", "plural", "read_prompt", "sentence"]
 
 NOTHING_FOUND = "nothing found"
 NOTHING_KNOWN = "the prompt names nothing that this detector knows, so everything is reported"
 
 _WIDE, _NARROW = "wide", "narrow"
-_ALL = frozenset(range(len(CLASSES)))
-_TOKEN = re.compile(r"[^\W_]+(?:['\u2019][^\W_]+)?|[.,;:!?()\n]")
 _STOPS = frozenset(".;:!?()\n")
 _EVERYTHING = {
     ("everything",),
@@ -73,26 +72,53 @@ class Wanted:
     is_known: bool
 
 
-def plural(noun: str) -> str:
-    """Return the plural of a noun or of a phrase whose last word is one."""
-    *lead, last = noun.split(" ")
-    if last in IRREGULAR_PLURALS:
-        last = IRREGULAR_PLURALS[last]
-    elif last.endswith(("s", "x", "z", "ch", "sh")):
-        last += "es"
-    elif last.endswith("y") and last[-2:-1] not in set("aeiou"):
-        last = last[:-1] + "ies"
-    else:
-        last += "s"
-    return " ".join([*lead, last])
+class Vocabulary:
+    """The classes of one detector, as prompts speak of them.
+
+    Args:
+        names: Class names by number; doubles are allowed, and all of one name are meant by it.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = tuple(names)
+        self.read = lru_cache(maxsize=512)(self._read)
+        """Return what a prompt asks to be reported; see ``read_prompt``."""
+
+    @cached_property
+    def phrases(self) -> Mapping[tuple[str, ...], frozenset[int]]:
+        """Every phrase that is known, in words, with the classes it means; none for what is no class at all."""
+        return phrases_of(self.names)
+
+    @cached_property
+    def longest(self) -> int:
+        """Words in the longest phrase, those of negations included."""
+        return max([_LONGEST, *map(len, self.phrases)])
+
+    def classes_named(self, text: str) -> frozenset[int]:
+        """Return the classes that ``text`` names by itself, as "a car" does; empty if it says anything else."""
+        words = tuple(tokens_of(text))
+        if len(words) > 1 and words[0] in {"a", "an", "the"} and words not in self.phrases:
+            words = words[1:]
+        return self.phrases.get(words, frozenset())
+
+    def sentence(self, labels: Sequence[str], wanted: Wanted) -> str:
+        """Return the answer in words, such as ``2 people, 1 bus``: most first, then in the order of the classes."""
+        counts = Counter(labels)
+        ordered = sorted(counts, key=lambda label: (-counts[label], self._places[label]))
+        said = ", ".join(_counted(label, counts[label]) for label in ordered) or NOTHING_FOUND
+        return said if wanted.is_known else f"{said} ({NOTHING_KNOWN})"
+
+    def _read(self, prompt: str) -> Wanted:
+        return _Reading(tokens_of(prompt), self).result()
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        return {name: place for place, name in reversed(list(enumerate(self.names)))}
 
 
 def sentence(labels: Sequence[str], wanted: Wanted) -> str:
-    """Return the answer in words, such as ``2 people, 1 bus``: most first, then in the order of the classes."""
-    counts = Counter(labels)
-    ordered = sorted(counts, key=lambda label: (-counts[label], CLASSES.index(label)))
-    said = ", ".join(_counted(label, counts[label]) for label in ordered) or NOTHING_FOUND
-    return said if wanted.is_known else f"{said} ({NOTHING_KNOWN})"
+    """Return the answer in words for the 80 COCO classes."""
+    return COCO.sentence(labels, wanted)
 
 
 def _counted(label: str, count: int) -> str:
@@ -101,27 +127,23 @@ def _counted(label: str, count: int) -> str:
     return f"{count} {label if count == 1 else plural(label)}"
 
 
-@lru_cache(maxsize=512)
 def read_prompt(prompt: str) -> Wanted:
-    """Return what ``prompt`` asks to be reported.
+    """Return what ``prompt`` asks to be reported of the 80 COCO classes.
 
     Names, plurals, synonyms and groups are united; what stands behind "without", "except", "no" and the like is taken
     away; "only" drops what was named before it. Exclusions alone leave everything else.
     """
-    reading = _Reading(_tokens(prompt))
-    return reading.result()
-
-
-def _tokens(prompt: str) -> list[str]:
-    found = _TOKEN.findall(prompt.lower().replace("\u2019", "'"))
-    return [re.sub(r"'s$", "", token) for token in found]
+    return COCO.read(prompt)
 
 
 class _Reading:
     """One pass over the words of a prompt."""
 
-    def __init__(self, tokens: list[str]) -> None:
+    def __init__(self, tokens: list[str], vocabulary: Vocabulary) -> None:
         self._tokens = tokens
+        self._phrases = vocabulary.phrases
+        self._longest = vocabulary.longest
+        self._all = frozenset(range(len(vocabulary.names)))
         self._included: set[int] = set()
         self._excluded: set[int] = set()
         self._is_everything = False
@@ -133,16 +155,16 @@ class _Reading:
         while self._at < len(self._tokens):
             self._at += self._read_one()
         if self._is_everything or (self._excluded and not self._included):
-            return Wanted(_ALL - self._excluded or _ALL, is_known=True)
+            return Wanted(self._all - self._excluded or self._all, is_known=True)
         wanted = frozenset(self._included - self._excluded)
         if self._included and not wanted:
             # "cars, but not the red cars": what is left would be nothing at all.
             wanted = frozenset(self._included)
-        return Wanted(wanted or _ALL, is_known=bool(wanted))
+        return Wanted(wanted or self._all, is_known=bool(wanted))
 
     def _read_one(self) -> int:
         """Read the phrase at the current place; return its length in words."""
-        for length in range(min(_LONGEST, len(self._tokens) - self._at), 0, -1):
+        for length in range(min(self._longest, len(self._tokens) - self._at), 0, -1):
             phrase = tuple(self._tokens[self._at : self._at + length])
             if self._read_phrase(phrase):
                 return length
@@ -163,11 +185,11 @@ class _Reading:
             self._negation = _WIDE
         elif phrase in _NARROW_NEGATIONS:
             self._negation = _NARROW
-        elif phrase in _phrases():
+        elif phrase in self._phrases:
             if phrase == ("orange",) and self._is_noun(self._at + 1):
                 return True  # a colour
             target = self._excluded if self._negation else self._included
-            target |= _phrases()[phrase]
+            target |= self._phrases[phrase]
         else:
             return False
         return True
@@ -199,35 +221,11 @@ class _Reading:
 
     def _is_noun(self, place: int) -> bool:
         return any(
-            tuple(self._tokens[place : place + length]) in _phrases()
-            for length in range(1, min(_LONGEST, len(self._tokens) - place) + 1)
+            tuple(self._tokens[place : place + length]) in self._phrases
+            for length in range(1, min(self._longest, len(self._tokens) - place) + 1)
         )
 
 
 _LONGEST = 4
 
-
-@cache
-def _phrases() -> dict[tuple[str, ...], frozenset[int]]:
-    """Return every phrase, singular and plural (persons as well as people), with the classes it means."""
-    numbers = {name: frozenset({number}) for number, name in enumerate(CLASSES)}
-    table: dict[tuple[str, ...], frozenset[int]] = {}
-
-    def put(text: str, meant: frozenset[int]) -> None:
-        for form in (text, plural(text), f"{text}s"):
-            words = tuple(re.sub(r"'s$", "", word) for word in form.split(" "))
-            table[words] = table.get(words, frozenset()) | meant
-
-    for names, members in GROUPS.items():
-        meant = frozenset().union(*(numbers[member] for member in members.split(", ")))
-        for name in names.split(", "):
-            put(name, meant)
-    for class_name, others in SYNONYMS.items():
-        for other in others.split(", "):
-            put(other, numbers[class_name])
-    for class_name, meant in numbers.items():
-        table.pop(tuple(class_name.split(" ")), None)
-        put(class_name, meant)
-    for phrase in NOT_MEANT.split(", "):
-        table[tuple(phrase.split(" "))] = frozenset()
-    return table
+COCO = Vocabulary(CLASSES)
