@@ -2,8 +2,10 @@
 
 The rules, in order:
 
-1. Higher priorities first. A priority whose oldest request has waited ``max_priority_wait_s`` gets every second place
-   in spite of higher ones, so nothing starves and nothing that starves takes the whole model.
+1. Higher priorities first. A priority whose oldest request has waited ``max_priority_wait_s`` gets the next place and
+   then every second one, so nothing starves and nothing that starves takes the whole model. One such request therefore
+   begins with the first batch that is made after that time; of many, one is served for each of a higher priority, and
+   with ``n`` lanes that starve the first of each lane has been served after ``2 n`` places at most.
 2. Inside a priority lanes take turns, one request a turn, so a lane with a thousand requests delays another lane's one
    by a single place.
 3. An idle model waits for nobody. For a busy one the batch is closed when its window ends: ``max_wait_s`` after the
@@ -20,6 +22,7 @@ from dataclasses import dataclass
 from freeroam.vocabulary.inference import Priority
 
 MAX_BATCH = 64
+_LEVELS = tuple(Priority)
 _HEAP_SLACK = 256
 
 
@@ -166,7 +169,13 @@ class Line:
         return min(heads) if heads else None
 
     def take(self, slots: int, rules: BatchRules, now_s: float) -> tuple[Entry, ...]:
-        """Take out and return the next batch: at most ``slots`` requests, and what ``rules`` allow."""
+        """Take out and return the next batch: at most ``slots`` requests, and what ``rules`` allow.
+
+        Args:
+            slots: Room where it goes.
+            rules: What is allowed.
+            now_s: When the batch is expected to begin, which is what waiting is measured to.
+        """
         batch: list[Entry] = []
         cost = 0
         while self._entries and len(batch) < min(slots, rules.max_batch):
@@ -185,18 +194,16 @@ class Line:
         return tuple(batch)
 
     def _next_level(self, rules: BatchRules, now_s: float) -> Priority:
-        waiting = [level for level in Priority if self._ages[level]]
-        aged = [
-            level
-            for level in waiting[1:]
-            if now_s - next(iter(self._ages[level].values())).enqueued_s >= rules.max_priority_wait_s
-        ]
-        if not aged:
-            return waiting[0]
-        self._is_turn_of_aged = not self._is_turn_of_aged
-        if self._is_turn_of_aged:
-            return waiting[0]
-        return min(aged, key=lambda level: next(iter(self._ages[level].values())).enqueued_s)
+        waiting = [level for level in _LEVELS if self._ages[level]]
+        first = waiting[0]
+        if len(waiting) == 1:
+            return first
+        oldest_s, aged = min((next(iter(self._ages[level].values())).enqueued_s, level) for level in waiting[1:])
+        if now_s - oldest_s < rules.max_priority_wait_s:
+            self._is_turn_of_aged = True
+            return first
+        is_turn, self._is_turn_of_aged = self._is_turn_of_aged, not self._is_turn_of_aged
+        return aged if is_turn else first
 
     def _forget(self, entry: Entry) -> None:
         del self._entries[entry.key]
@@ -221,8 +228,9 @@ def decide(line: Line, credit: Credit, rules: BatchRules, now_s: float, expected
     oldest_s = line.oldest_s
     if oldest_s is None or credit.slots < 1:
         return Decision()
+    begins_s = now_s + (credit.free_in_s or 0.0)
     if credit.free_in_s == 0.0:
-        return Decision(batch=line.take(credit.slots, rules, now_s))
+        return Decision(batch=line.take(credit.slots, rules, begins_s))
     closes_s = oldest_s + rules.max_wait_s
     deadline_s = line.first_deadline_s
     if deadline_s is not None:
@@ -232,5 +240,5 @@ def decide(line: Line, credit: Credit, rules: BatchRules, now_s: float, expected
     elif len(line) >= min(credit.slots, rules.max_batch):
         closes_s = now_s
     if closes_s <= now_s:
-        return Decision(batch=line.take(credit.slots, rules, now_s))
+        return Decision(batch=line.take(credit.slots, rules, begins_s))
     return Decision(wait_s=closes_s - now_s)

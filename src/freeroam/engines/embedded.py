@@ -4,66 +4,86 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import replace
 
 from freeroam.batching.policy import MAX_BATCH
 from freeroam.clock import Clock
 from freeroam.engines.engine import Place
-from freeroam.engines.registry import Registry
+from freeroam.engines.ensembles import Ensemble, check_ensembles
+from freeroam.engines.places import KeptPlace, Places
+from freeroam.engines.registry import Answering, Registry
 from freeroam.engines.served_model import ServedModel
-from freeroam.engines.specs import EngineConfig, ModelSpec
+from freeroam.engines.specs import EngineConfig, EnsembleSpec, ModelSpec
+from freeroam.engines.succession import Succession
 from freeroam.models.loading import check_model_type
 from freeroam.observability.metrics import Metrics
-from freeroam.vocabulary.errors import ConfigurationError, Conflict, InvalidInput, ModelError
+from freeroam.vocabulary.errors import ConfigurationError, NotFound
 from freeroam.vocabulary.inference import InferenceRequest, Output, Piece, Priority
-from freeroam.vocabulary.model import ModelInfo, ModelState
+from freeroam.vocabulary.model import ModelInfo, ModelState, ModelWishes
 
 __all__ = ["EmbeddedEngine", "EngineConfig", "ModelSpec"]
 
 _SETTLED = frozenset({ModelState.READY, ModelState.FAILED, ModelState.UNLOADED})
-_LOOK_S = 0.05
 
 
 class EmbeddedEngine:
     """Models in replica processes on this machine; see ``engines.engine.Engine`` for what its methods promise.
 
     Args:
-        models: What to load at the start; the first is the default model.
+        models: What to load at the start, and ensembles of it; the first model is the default.
         config: What holds for all of them.
         clock: Where time comes from.
         metrics: The service's metrics; None counts for ``describe`` only.
 
     Raises:
-        ConfigurationError: A spec names no model, or a number is out of its range.
+        ConfigurationError: A spec names no model, a number is out of its range, or an ensemble can never answer.
     """
 
     def __init__(
-        self, models: Sequence[ModelSpec], config: EngineConfig, clock: Clock, metrics: Metrics | None = None
+        self,
+        models: Sequence[ModelSpec | EnsembleSpec],
+        config: EngineConfig,
+        clock: Clock,
+        metrics: Metrics | None = None,
     ) -> None:
-        for spec in models:
-            check_spec(spec)
         self._specs = tuple(models)
+        for spec in models:
+            if isinstance(spec, ModelSpec):
+                check_spec(spec)
+        check_ensembles(
+            [spec for spec in models if isinstance(spec, EnsembleSpec)],
+            [(spec.name, spec.version) for spec in models if isinstance(spec, ModelSpec)],
+        )
         self._config = config
         self._clock = clock
         self._metrics = metrics
         self._registry = Registry()
-        self._changing: set[str] = set()
-        self._ending: set[asyncio.Task[None]] = set()
+        self._succession = Succession(self._registry, self._make)
 
     async def start(self) -> None:
         """Start loading the models; returns when loading has begun, not when it is done."""
+        shares: dict[str, dict[str, float]] = {}
         for spec in self._specs:
-            model = ServedModel(spec, self._config, self._clock, self._metrics)
-            self._registry.add(model)
+            if isinstance(spec, EnsembleSpec):
+                self._registry.add(Ensemble(spec, self), is_asked=True)
+                continue
+            self._registry.add(self._make(spec), is_asked=True)
+            if spec.share is not None:
+                shares.setdefault(spec.name, {})[spec.version] = spec.share
+        for name, given in shares.items():
+            self._registry.share(name, given)
+        for model in self._registry.models:
             model.start()
 
     async def wait_ready(self, timeout_s: float) -> bool:
-        """Wait until every model is ready or failed, at most ``timeout_s``; return whether all are ready."""
+        """Wait until every model of the start is ready or failed, at most ``timeout_s``; return whether all are."""
+        started = self._registry.models
         sleeping = asyncio.ensure_future(self._clock.sleep(timeout_s))
         try:
-            while not all(model.state in _SETTLED for model in self._registry) and not sleeping.done():
-                changes = [asyncio.ensure_future(model.changed.wait()) for model in self._registry]
-                for model in self._registry:
+            while not all(model.state in _SETTLED for model in started) and not sleeping.done():
+                changes = [asyncio.ensure_future(model.changed.wait()) for model in started]
+                for model in started:
                     model.changed.clear()
                 try:
                     await asyncio.wait([*changes, sleeping], return_when=asyncio.FIRST_COMPLETED)
@@ -72,27 +92,27 @@ class EmbeddedEngine:
                         change.cancel()
         finally:
             sleeping.cancel()
-        return all(model.state is ModelState.READY for model in self._registry)
+        return all(model.state is ModelState.READY for model in started)
 
     async def stop(self) -> None:
         """End every child; requests still waiting or being answered fail with ``Draining``."""
-        for task in self._ending:
-            task.cancel()
-        await asyncio.gather(*self._ending, return_exceptions=True)
-        await asyncio.gather(*(model.stop() for model in self._registry))
+        await self._succession.stop()
+        await asyncio.gather(*(model.stop() for model in self._registry.models))
 
     def reserve(self, model: str, priority: Priority) -> Place:
         """Take a place in a model's queue before anything costly is done for a request."""
-        return self._registry.resolve(model).reserve(priority)
+        return self._registry.route(model).reserve(priority)
 
     async def ask(self, request: InferenceRequest, place: Place | None = None) -> Output:
         """Answer one request; cancelling takes it out of its queue, or drops its answer."""
-        model = self._registry.resolve(request.model)
-        ticket = model.admit(request, has_place=_released(place))
+        answering, has_place = self._find(request, place)
+        if isinstance(answering, Ensemble):
+            return await answering.ask(request, place if isinstance(place, Places) else None)
+        ticket = answering.admit(request, has_place=has_place)
         try:
             return await ticket.answer
         except asyncio.CancelledError:
-            model.abandon(ticket)
+            ticket.abandon()
             raise
 
     async def stream(self, request: InferenceRequest, place: Place | None = None) -> AsyncIterator[Piece | Output]:
@@ -100,14 +120,20 @@ class EmbeddedEngine:
 
         A slow reader gets what has come since its last piece as one piece, so nothing grows behind it.
         """
-        model = self._registry.resolve(request.model)
-        ticket = model.admit(replace(request, wants_pieces=True), has_place=_released(place))
+        answering, has_place = self._find(request, place)
+        if isinstance(answering, Ensemble):
+            async with aclosing(answering.stream(request, place if isinstance(place, Places) else None)) as speech:  # type: ignore[type-var]
+                async for item in speech:
+                    yield item
+            return
+        ticket = answering.admit(replace(request, wants_pieces=True), has_place=has_place)
         try:
-            while not ticket.is_over or ticket.has_piece:
+            while True:
                 await ticket.news()
                 piece = ticket.take_piece()
-                if piece is not None:
-                    yield piece
+                if piece is None:
+                    break
+                yield piece
             output = await ticket.answer
             if not ticket.given and output.text:
                 yield Piece(output.text, 0)
@@ -115,76 +141,44 @@ class EmbeddedEngine:
         finally:
             if not ticket.is_over:
                 ticket.answer.cancel()
-                model.abandon(ticket)
+                ticket.abandon()
 
     def describe(self, model: str | None = None) -> ModelInfo:
         """Return the version of ``model`` that would answer now; ``NotFound`` if there is none."""
-        return self._registry.resolve(model).describe()
+        return self._registry.describe(self._registry.resolve(model))
+
+    def wishes(self, model: str | None = None) -> ModelWishes:
+        """Return the wishes of the version of ``model`` that would answer now; ``NotFound`` if there is none."""
+        return self._registry.resolve(model).wishes
 
     def list_models(self) -> list[ModelInfo]:
         """Return every version of every model, default first."""
-        return [model.describe() for model in self._registry]
+        return [self._registry.describe(model) for model in self._registry]
 
     async def load_model(
         self, spec: ModelSpec, *, keep_previous: bool = False, unload_first: bool = False
     ) -> ModelInfo:
         """Load one version beside what is there, and return it once it is ready; see ``Engine.load_model``."""
         check_spec(spec)
-        if spec.name in self._changing:
-            raise Conflict(f"model {spec.name} is being changed now")
-        self._changing.add(spec.name)
-        try:
-            before = self._registry.versions(spec.name)
-            model = ServedModel(spec, self._config, self._clock, self._metrics)
-            self._registry.add(model)
-            try:
-                if unload_first:
-                    await asyncio.gather(*(self._end(old) for old in before))
-                model.start()
-                while model.state not in _SETTLED:
-                    model.changed.clear()
-                    await model.changed.wait()
-                if model.state is not ModelState.READY:
-                    raise ModelError(
-                        f"model {spec.name}@{spec.version} did not load: {model.describe().error}", code="load_failed"
-                    )
-            except BaseException:
-                self._registry.remove(model)
-                await model.stop()
-                raise
-            if not keep_previous:
-                self._registry.activate(spec.name, spec.version)
-                self._ending |= {asyncio.create_task(self._end(old)) for old in before if not unload_first}
-            return model.describe()
-        finally:
-            self._changing.discard(spec.name)
+        return await self._succession.load(spec, keep_previous=keep_previous, unload_first=unload_first)
 
     async def unload_model(self, name: str, version: str) -> None:
-        """Let a version finish what it has begun, end it and forget it; see ``Engine.unload_model``."""
-        model = self._registry.resolve(f"{name}@{version}")
-        if name in self._changing:
-            raise Conflict(f"model {name} is being changed now")
-        if len(self._registry.versions(name)) == 1 and self._registry.resolve(None) is model:
-            raise Conflict(f"{name}@{version} is the only version of the default model")
-        await self._end(model)
+        """Let a version finish what it has begun, and end it; returns when it is gone. See ``Engine.unload_model``."""
+        await self._succession.unload(self._served(f"{name}@{version}"))
 
     def set_traffic(self, name: str, shares: Mapping[str, float]) -> None:
-        """Give the requests that name no version to the one with the greatest share."""
-        if not all(0.0 <= share < float("inf") for share in shares.values()) or not any(shares.values()):
-            raise InvalidInput(f"shares are {dict(shares)}: expected numbers from 0, one of them above 0")
-        for version in shares:
-            self._registry.resolve(f"{name}@{version}")
-        self._registry.activate(name, max(shares, key=lambda version: shares[version]))
+        """Split the requests that name no version; see ``Engine.set_traffic``."""
+        self._registry.refuse_changing(name)
+        self._registry.share(name, shares)
 
     async def check_model(self, reference: str) -> ModelInfo:
-        """Return what the model is."""
-        return self.describe(reference)
-
-    async def _end(self, model: ServedModel) -> None:
-        self._registry.remove(model)
-        while not model.is_idle:
-            await self._clock.sleep(_LOOK_S)
-        await model.stop()
+        """Let the model, or each part of an ensemble, look at itself now, and return what it is after that."""
+        found = self._registry.resolve(reference)
+        if isinstance(found, ServedModel):
+            await found.check()
+        else:
+            await asyncio.gather(*(self.check_model(part) for part in found.spec.parts))
+        return self._registry.describe(found)
 
     def change_batching(
         self, model: str, *, max_batch: int | None = None, max_batch_wait_ms: float | None = None
@@ -192,10 +186,10 @@ class EmbeddedEngine:
         """Change how batches of a model are made, at once.
 
         Raises:
-            NotFound: No such model or version.
+            NotFound: No such model or version, or it is an ensemble, whose parts have batches of their own.
             ConfigurationError: ``max_batch`` is not 1 to 64, or ``max_batch_wait_ms`` not 0 to 100.
         """
-        served = self._registry.resolve(model)
+        served = self._served(model)
         check_spec(
             replace(
                 served.spec,
@@ -206,15 +200,27 @@ class EmbeddedEngine:
         served.change_rules(max_batch, max_batch_wait_ms)
 
     def replica_pids(self, model: str | None = None) -> list[int]:
-        """Return the process ids of a model's replicas, for operators and tests."""
-        return self._registry.resolve(model).pids
+        """Return the process ids of a model's replicas, for operators and tests; of all models for ``*``."""
+        served = self._registry.models if model == "*" else [self._served(model)]
+        return [pid for one in served for pid in one.pids]
 
+    def _make(self, spec: ModelSpec) -> ServedModel:
+        return ServedModel(spec, self._config, self._clock, self._metrics)
 
-def _released(place: Place | None) -> bool:
-    """Give a reserved place back to the queue that its request enters now; return whether there was one."""
-    if place is not None:
-        place.release()
-    return place is not None
+    def _served(self, reference: str | None) -> ServedModel:
+        found = self._registry.resolve(reference)
+        if isinstance(found, Ensemble):
+            raise NotFound(f"{found.spec.name} is an ensemble; name one of its parts: {', '.join(found.spec.parts)}")
+        return found
+
+    def _find(self, request: InferenceRequest, place: Place | None) -> tuple[Answering, bool]:
+        """Return who answers a request, and whether it was counted there or in a version before it."""
+        if isinstance(place, KeptPlace):
+            kept = place.take()
+            if place.model.is_open or "@" in request.model:
+                return place.model, kept
+            return self._registry.route(request.model), kept
+        return self._registry.route(request.model), False
 
 
 def check_spec(spec: ModelSpec) -> None:

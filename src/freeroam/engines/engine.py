@@ -7,7 +7,7 @@ from typing import Protocol
 
 from freeroam.engines.specs import ModelSpec
 from freeroam.vocabulary.inference import InferenceRequest, Output, Piece, Priority
-from freeroam.vocabulary.model import ModelInfo
+from freeroam.vocabulary.model import ModelInfo, ModelWishes
 
 
 class Place(Protocol):
@@ -74,6 +74,14 @@ class Engine(Protocol):
         """
         ...
 
+    def wishes(self, model: str | None = None) -> ModelWishes:
+        """Return what the version that ``describe`` names would like to be given; cheap enough for every question.
+
+        Raises:
+            NotFound: No such model or version.
+        """
+        ...
+
     def list_models(self) -> list[ModelInfo]:
         """Return every version of every model, default first."""
         ...
@@ -94,7 +102,8 @@ class Engine(Protocol):
                 fail, the old version is loaded again.
 
         Raises:
-            Conflict: The name has this version already, or is being changed now.
+            Conflict: The name has this version already, is being changed now, or belongs to an ensemble; or an
+                ensemble names the version that would go.
             ConfigurationError: The spec cannot be loaded.
             ModelError: The load failed (``load_failed``), or the check of the loaded model did.
             Draining: The engine is stopping.
@@ -106,7 +115,8 @@ class Engine(Protocol):
 
         Raises:
             NotFound: No such model or version.
-            Conflict: It is the only version of the default model, or the name is being changed now.
+            Conflict: It is the only version of the default model, an ensemble needs it, or the name is being changed
+                now.
         """
         ...
 
@@ -116,6 +126,7 @@ class Engine(Protocol):
         Raises:
             NotFound: No such model or version.
             InvalidInput: A share is negative or not finite, or none is above zero.
+            Conflict: The name is being changed now.
         """
         ...
 

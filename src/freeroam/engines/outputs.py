@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from freeroam.batching.batcher import Ticket
-from freeroam.engines.replica_process import Call, ReplicaProcess
+from freeroam.batching.ticket import Ticket
+from freeroam.engines.replica_process import ReplicaProcess
 from freeroam.vocabulary.errors import ModelError
 from freeroam.vocabulary.inference import FinishReason, Output, Prediction
 
@@ -14,20 +14,19 @@ _CONSTRUCT_NAMES = {"cls", "_fields_set"}
 
 
 def output_of(
-    answer: dict[str, Any], ticket: Ticket, call: Call, replica: ReplicaProcess, ended_s: float, batch_size: int
+    answer: dict[str, Any], ticket: Ticket, replica: ReplicaProcess, times_s: tuple[float, float], batch_size: int
 ) -> Output:
     """Return the output of one request.
 
     Args:
         answer: What ``models.answers.normalised`` made of the model's answer.
         ticket: The request.
-        call: The batch it was in.
         replica: Who answered.
-        ended_s: Monotonic time when the answer was complete.
+        times_s: Monotonic times when the model began its call and when the answer was complete.
         batch_size: Requests in the last step of the model.
     """
+    started_s, ended_s = times_s
     extra: dict[str, Any] = answer["extra"]
-    started_s = ended_s if call.started_s is None else call.started_s
     return Output(
         predictions=[_predicted(prediction) for prediction in answer["predictions"]],
         text=answer["text"],

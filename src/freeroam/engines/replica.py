@@ -3,21 +3,25 @@
 Each turn of the loop drains the socket, makes one step (a whole batch, or the next token of every answer being spoken)
 and sends one message. Nothing runs beside it, so a busy model never waits for the interpreter.
 
-From the parent: ``load`` (once), then ``call`` {id, questions, blobs} and ``cancel`` {call, questions or None for all}.
-To the parent: ``state``, then ``ready`` or ``failed``, then ``step`` {started_s, model_ms, batch, parts}, each part
-{call, pieces: [[question, texts]], answers: [[question, answer, error]]}; a call is over with its last answer.
+From the parent: ``load`` (once), then ``call`` {id, questions, blobs}, ``cancel`` {call, questions or None for all} and
+``check`` {id}.
+To the parent: ``state``, then ``ready`` or ``failed``, then ``health`` {id, error} for each check and ``step``
+{started_s, model_ms, batch, pieces, answers}: ``pieces`` is call, question, texts, and again; each of ``answers`` is
+[call, question, answer, error]; a call is over with its last answer.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import sys
 import time
 import traceback
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,6 +38,7 @@ from freeroam.vocabulary.model import ModelWishes
 
 _ERROR_CHARS = 2000
 _SIGN_OF_LIFE_S = 1.0
+_LOADING_SCORE, _READY_SCORE = 1000, 300
 _DEFAULT_PARAMS = InferenceParams()
 
 
@@ -56,22 +61,27 @@ class _Speech:
     texts: list[str] = field(default_factory=list)
 
 
-class _Parts:
-    """What one step has for the parent, by call."""
+class _Step:
+    """What one step has for the parent.
+
+    Attributes:
+        started_s: When it began, monotonic.
+        batch: Questions or answers that the model worked at.
+        pieces: Call, question and texts of each answer that gained something, one after the other.
+        answers: ``[call, question, answer, error]`` of each that is over.
+    """
+
+    __slots__ = ("answers", "batch", "pieces", "started_s")
 
     def __init__(self) -> None:
-        self._by_call: dict[int, dict[str, Any]] = {}
+        self.started_s = time.monotonic()
+        self.batch = 0
+        self.pieces: list[Any] = []
+        self.answers: list[list[Any]] = []
 
-    def __bool__(self) -> bool:
-        return bool(self._by_call)
-
-    def of(self, call: _Call) -> dict[str, Any]:
-        """Return the part of one call, to add to."""
-        return self._by_call.setdefault(call.number, {"call": call.number, "pieces": [], "answers": []})
-
-    def list(self) -> list[dict[str, Any]]:
-        """Return all parts."""
-        return list(self._by_call.values())
+    def drop(self, call: _Call, places: Iterable[int]) -> None:
+        """Say of questions that nobody waited for them any more."""
+        self.answers += [[call.number, place, None, None] for place in places]
 
 
 class Replica:
@@ -88,10 +98,12 @@ class Replica:
         self._model: BaseVLM | None = None
         self._wishes = ModelWishes()
         self._calls: deque[_Call] = deque()
+        self._checks: list[int] = []
         self._speeches: dict[int, _Speech] = {}
         self._speech_numbers = itertools.count(1)
         self._speaker: Speaker | None = None
         self._heard_of_s = 0.0
+        self._has_unwanted = False
 
     def run(self) -> None:
         """Load, then answer until the parent closes the wire."""
@@ -116,15 +128,18 @@ class Replica:
         return self._model
 
     def _load(self, order: Message) -> None:
+        _offer_to_be_ended(_LOADING_SCORE)
         self._wire.send({"kind": "state", "state": "loading"})
         self._model = load_model(order["model_type"], order["options"])
         self._loop.run_until_complete(self._model.initialize(order["model_path"], order["device"]))
         wishes = self._model.get_wishes()
         self._wishes = wishes.model_copy(update={"max_batch": max(1, min(wishes.max_batch, order["max_batch"]))})
         self._wire.send({"kind": "state", "state": "warming"})
-        self._loop.run_until_complete(self._model.warm_up())
+        if order["warms_up"]:
+            self._loop.run_until_complete(self._model.warm_up())
         if self._wishes.streams_text:
             self._speaker = self._model.open_speaker()
+        _offer_to_be_ended(_READY_SCORE)
         info = plain(dict(self._model.get_model_info()))
         self._wire.send(
             {
@@ -138,7 +153,7 @@ class Replica:
 
     def _listen(self) -> None:
         """Take what is on the wire; wait for something only if there is nothing to do."""
-        if not self._calls and not self._speeches:
+        if not self._calls and not self._speeches and not self._checks:
             first = self._wire.receive()
             if first is None:
                 return
@@ -149,23 +164,38 @@ class Replica:
     def _take(self, message: Message) -> None:
         if message["kind"] == "call":
             self._calls.append(_read_call(message))
+        elif message["kind"] == "check":
+            self._checks.append(message["id"])
         elif message["kind"] == "cancel":
             for call in [*self._calls, *(speech.call for speech in self._speeches.values())]:
                 if call.number == message["call"]:
                     places = message["questions"]
                     call.cancelled.update(range(len(call.questions)) if places is None else places)
+                    self._has_unwanted = True
+                    break
 
     def _step(self) -> None:
+        for number in self._checks:
+            self._wire.send({"kind": "health", "id": number, "error": self._look()})
+        self._checks.clear()
         if self._speaker is not None:
             self._speak(self._speaker)
         elif self._calls:
             self._answer(self._calls.popleft())
 
+    def _look(self) -> str | None:
+        """Return what the model finds wrong with itself."""
+        try:
+            self._loop.run_until_complete(self._the_model.check_health())
+        except Exception as error:
+            traceback.print_exc()
+            return _describe(error)
+        return None
+
     def _answer(self, call: _Call) -> None:
         """Put one batch to the model and send all its answers in one message."""
+        step = _Step()
         places = [place for place in range(len(call.questions)) if place not in call.cancelled]
-        started_s = time.monotonic()
-        answers: list[list[Any]] = []
         if places:
             questions = [call.questions[place] for place in places]
             try:
@@ -175,30 +205,36 @@ class Replica:
             except Exception as error:
                 traceback.print_exc()
                 given = [error] * len(questions)
-            answers = [_answered(place, answer) for place, answer in zip(places, given, strict=True)]
-        answers += [[place, None, None] for place in sorted(call.cancelled)]
-        self._send(started_s, len(places), [{"call": call.number, "pieces": [], "answers": answers}])
+            step.answers = [_answered(call, place, answer) for place, answer in zip(places, given, strict=True)]
+        step.batch = len(places)
+        step.drop(call, sorted(call.cancelled))
+        self._send(step)
 
     def _speak(self, speaker: Speaker) -> None:
         """Let new answers join and unwanted ones leave, make one step, and send what came in one message."""
-        started_s = time.monotonic()
-        parts = _Parts()
-        self._end_unwanted(speaker, parts)
-        self._begin_speeches(speaker, parts)
-        batch = len(self._speeches)
-        for said in self._said(speaker) if batch else ():
+        step = _Step()
+        if self._has_unwanted:
+            self._end_unwanted(speaker, step)
+        if self._calls:
+            self._begin_speeches(speaker, step)
+        step.batch = len(self._speeches)
+        for said in self._said(speaker) if step.batch else ():
             speech = self._speeches.get(said.key)
             if speech is None:
                 continue
+            call = speech.call
             if said.texts:
                 speech.texts.extend(said.texts)
-                if speech.call.wants_pieces[speech.place]:
-                    parts.of(speech.call)["pieces"].append([speech.place, list(said.texts)])
+                if call.wants_pieces[speech.place]:
+                    step.pieces += (call.number, speech.place, said.texts)
             if said.answer is not None:
                 del self._speeches[said.key]
-                parts.of(speech.call)["answers"].append(_spoken(speech, said.answer))
-        if parts or started_s - self._heard_of_s > _SIGN_OF_LIFE_S:
-            self._send(started_s, batch if parts else 0, parts.list())
+                step.answers.append(_spoken(speech, said.answer))
+        if step.pieces or step.answers:
+            self._send(step)
+        elif step.started_s - self._heard_of_s > _SIGN_OF_LIFE_S:
+            step.batch = 0
+            self._send(step)
 
     def _said(self, speaker: Speaker) -> Sequence[Said]:
         try:
@@ -209,41 +245,54 @@ class Replica:
                 speaker.leave(key)
             return [Said(key, (), error) for key in list(self._speeches)]
 
-    def _end_unwanted(self, speaker: Speaker, parts: _Parts) -> None:
+    def _end_unwanted(self, speaker: Speaker, step: _Step) -> None:
+        self._has_unwanted = False
         for key, speech in list(self._speeches.items()):
             if speech.place in speech.call.cancelled:
                 speaker.leave(key)
                 del self._speeches[key]
-                parts.of(speech.call)["answers"].append([speech.place, None, None])
+                step.drop(speech.call, [speech.place])
 
-    def _begin_speeches(self, speaker: Speaker, parts: _Parts) -> None:
+    def _begin_speeches(self, speaker: Speaker, step: _Step) -> None:
         while self._calls and len(self._speeches) < self._wishes.max_batch:
             call = self._calls.popleft()
+            step.drop(call, sorted(call.cancelled))
             for place, question in enumerate(call.questions):
                 if place in call.cancelled:
-                    parts.of(call)["answers"].append([place, None, None])
                     continue
                 key = next(self._speech_numbers)
                 try:
                     speaker.join(key, question)
                 except Exception as error:  # a question that a model cannot take costs itself only
                     traceback.print_exc()
-                    parts.of(call)["answers"].append(_answered(place, error))
+                    step.answers.append(_answered(call, place, error))
                 else:
                     self._speeches[key] = _Speech(call, place)
 
-    def _send(self, started_s: float, batch: int, parts: list[dict[str, Any]]) -> None:
-        model_ms = (time.monotonic() - started_s) * 1000.0
-        self._heard_of_s = started_s
-        step = {"kind": "step", "started_s": started_s, "model_ms": model_ms, "batch": batch, "parts": parts}
+    def _send(self, step: _Step) -> None:
+        message = {
+            "kind": "step",
+            "started_s": step.started_s,
+            "model_ms": (time.monotonic() - step.started_s) * 1000.0,
+            "batch": step.batch,
+            "pieces": step.pieces,
+            "answers": step.answers,
+        }
+        self._heard_of_s = step.started_s
         try:
-            self._wire.send(step)
+            self._wire.send(message)
         except Exception as error:  # an answer that cannot be packed costs its batch, not the process
             traceback.print_exc()
             failure = {"code": "model_failed", "error": f"the answer could not be sent: {_describe(error)}"}
-            for part in parts:
-                part["answers"] = [[place, None, failure] for place, _, _ in part["answers"]]
-            self._wire.send(step)
+            gained = list(zip(step.pieces[::3], step.pieces[1::3], strict=True))
+            ended = [(number, place) for number, place, _, _ in step.answers]
+            message["answers"] = [[number, place, None, failure] for number, place in dict.fromkeys(ended + gained)]
+            message["pieces"] = []
+            for speech in self._speeches.values():
+                if (speech.call.number, speech.place) in gained:
+                    speech.call.cancelled.add(speech.place)
+                    self._has_unwanted = True
+            self._wire.send(message)
 
 
 def _read_call(message: Message) -> _Call:
@@ -267,25 +316,34 @@ def _spoken(speech: _Speech, answer: dict[str, Any] | Exception) -> list[Any]:
     if isinstance(answer, dict):
         answer.setdefault("text", "".join(speech.texts))
         answer.setdefault("completion_tokens", len(speech.texts))
-    return _answered(speech.place, answer)
+    return _answered(speech.call, speech.place, answer)
 
 
-def _answered(place: int, answer: Any) -> list[Any]:
-    """Return ``[place, answer, error]`` with one of the two None."""
+def _answered(call: _Call, place: int, answer: Any) -> list[Any]:
+    """Return ``[call, place, answer, error]`` with one of the last two None."""
     try:
         if isinstance(answer, BaseException):
             raise answer
-        return [place, normalised(answer), None]
+        return [call.number, place, normalised(answer), None]
     except FreeroamError as error:
-        return [place, None, {"code": error.code, "error": error.message[:_ERROR_CHARS]}]
+        return [call.number, place, None, {"code": error.code, "error": error.message[:_ERROR_CHARS]}]
     except Exception as error:
-        return [place, None, {"code": "model_failed", "error": _describe(error)}]
+        return [call.number, place, None, {"code": "model_failed", "error": _describe(error)}]
 
 
 def _describe(error: BaseException) -> str:
     if isinstance(error, FreeroamError):
         return error.message[:_ERROR_CHARS]
     return f"{type(error).__name__}: {error}"[:_ERROR_CHARS]
+
+
+def _offer_to_be_ended(score: int) -> None:
+    """Say how gladly this process is ended when the system runs out of memory; does nothing elsewhere than on Linux.
+
+    A replica goes before the service that can replace it, and one that is loading before those that answer.
+    """
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text(str(score), encoding="ascii")
 
 
 def main() -> None:

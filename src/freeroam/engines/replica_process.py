@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-from collections import OrderedDict
+import signal
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from freeroam.batching.batcher import Ticket
+from freeroam.batching.ticket import Ticket
 from freeroam.clock import Clock
+from freeroam.engines.calls import CallBook
 from freeroam.engines.specs import ModelSpec
 from freeroam.observability.logs import get_logger
 from freeroam.processes.child import ChildProcess, thread_environment
@@ -20,26 +21,6 @@ from freeroam.vocabulary.model import ModelState, ModelWishes
 _REAP_S = 5.0
 
 log = get_logger(__name__)
-
-
-@dataclass(slots=True, eq=False)
-class Call:
-    """One batch at a replica.
-
-    Attributes:
-        number: Its name on the wire.
-        tickets: The requests by their place in the batch; None once answered.
-        started_s: When the model began it, on the machine's monotonic clock; None until it was heard of.
-    """
-
-    number: int
-    tickets: list[Ticket | None]
-    started_s: float | None = None
-
-    @property
-    def open_tickets(self) -> list[Ticket]:
-        """Requests not answered yet."""
-        return [ticket for ticket in self.tickets if ticket is not None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +49,9 @@ class ReplicaOwner(Protocol):
     def replica_stepped(self, replica: ReplicaProcess, message: Message) -> None:
         """It answered something."""
 
+    def replica_checked(self, replica: ReplicaProcess, error: str | None) -> None:
+        """Its model looked at itself; ``error`` says what it found, None if all is well."""
+
     def replica_ended(self, replica: ReplicaProcess, loss: Loss) -> None:
         """It is gone, and is not coming back."""
 
@@ -89,13 +73,15 @@ class ReplicaProcess:
         self.wishes = ModelWishes()
         self.model_type = spec.model_type
         self.device = spec.device
-        self.calls: OrderedDict[int, Call] = OrderedDict()
+        self.book = CallBook(self._tell)
+        self.calls = self.book.calls
         self.heard_s = clock.monotonic_s()
         self.begun_s = self.heard_s
         self.spec = spec
         self._owner = owner
         self._clock = clock
-        self._numbers = itertools.count(1)
+        self._checks: dict[int, asyncio.Future[str | None]] = {}
+        self._check_numbers = itertools.count(1)
         self._child: ChildProcess | None = None
         self._end: tuple[str, str] | None = None
         self._is_stopping = False
@@ -113,13 +99,18 @@ class ReplicaProcess:
 
     @property
     def open_questions(self) -> int:
-        """Requests it has not answered."""
-        return sum(len(call.open_tickets) for call in self.calls.values())
+        """Requests that it holds and somebody waits for."""
+        return self.book.wanted
+
+    @property
+    def has_work(self) -> bool:
+        """Whether it owes an answer, so that its silence means something."""
+        return bool(self.calls or self._checks)
 
     def send(self, tickets: list[Ticket]) -> None:
         """Put one batch to it; raises whatever makes the batch impossible to send, and then holds nothing of it."""
         assert self._child is not None
-        call = Call(next(self._numbers), list(tickets))
+        call = self.book.open(tickets)
         self._child.wire.send(
             {
                 "kind": "call",
@@ -128,32 +119,25 @@ class ReplicaProcess:
                 "blobs": [frame.pixels for ticket in tickets for frame in ticket.request.frames],
             }
         )
+        now_s = self._clock.monotonic_s()
+        if not self.has_work:
+            self.heard_s = now_s
         if not self.calls:
-            self.begun_s = self.heard_s = self._clock.monotonic_s()
-        self.calls[call.number] = call
+            self.begun_s = now_s
+        self.book.keep(call)
 
-    def take_back(self) -> list[Ticket]:
-        """Take back the last batch if it has not begun; its requests may go elsewhere.
+    def note_answers(self) -> None:
+        """Note that it has just answered: the call that waits behind begins now."""
+        self.begun_s = self.heard_s
 
-        Should the replica begin it before it reads this, its answer finds nobody: work lost, nothing doubled.
-        """
-        if len(self.calls) < 2:
-            return []
-        number, call = next(reversed(self.calls.items()))
-        if call.started_s is not None:
-            # A model that speaks begins a call as it comes; what was said must not be said again elsewhere.
-            return []
-        del self.calls[number]
-        self._tell_cancelled(number, None)
-        return call.open_tickets
-
-    def forget(self, ticket: Ticket) -> bool:
-        """Drop one request that nobody waits for any more; return whether it was here."""
-        for call in self.calls.values():
-            if ticket in call.tickets:
-                self._tell_cancelled(call.number, [call.tickets.index(ticket)])
-                return True
-        return False
+    def check(self) -> asyncio.Future[str | None]:
+        """Let its model look at itself between two calls; resolves to what is wrong, None if all is well."""
+        number = next(self._check_numbers)
+        if not self.has_work:
+            self.heard_s = self._clock.monotonic_s()
+        checking = self._checks[number] = asyncio.get_running_loop().create_future()
+        self._tell({"kind": "check", "id": number})
+        return checking
 
     def kill(self, reason: str, message: str) -> None:
         """End it at once; its owner is told as of any other end."""
@@ -170,10 +154,17 @@ class ReplicaProcess:
             await self._child.aclose(grace_s)
         self._running.cancel()
         await asyncio.gather(self._running, return_exceptions=True)
+        self._end_checks("the replica was ended")
 
-    def _tell_cancelled(self, number: int, places: list[int] | None) -> None:
+    def _tell(self, message: Message) -> None:
         if self._child is not None:
-            self._child.wire.send({"kind": "cancel", "call": number, "questions": places})
+            self._child.wire.send(message)
+
+    def _end_checks(self, error: str) -> None:
+        checks, self._checks = self._checks, {}
+        for checking in checks.values():
+            if not checking.done():
+                checking.set_result(error)
 
     async def _run(self) -> None:
         try:
@@ -192,6 +183,7 @@ class ReplicaProcess:
         if not self._is_stopping:
             reason, message = self._end or ("crashed", self._epitaph())
             self.state = ModelState.FAILED
+            self._end_checks(message)
             self._owner.replica_ended(self, self._loss(reason, message))
 
     async def _live(self) -> None:
@@ -207,6 +199,7 @@ class ReplicaProcess:
                 "model_path": self.spec.model_path,
                 "device": self.spec.device,
                 "max_batch": self.spec.max_batch,
+                "warms_up": self.spec.warmup,
                 "options": {**self.spec.options, "threads": self.spec.threads},
             }
         )
@@ -222,6 +215,12 @@ class ReplicaProcess:
         if kind == "step":
             self.heard_s = self._clock.monotonic_s()
             self._owner.replica_stepped(self, message)
+        elif kind == "health":
+            self.heard_s = self._clock.monotonic_s()
+            checking = self._checks.pop(message["id"], None)
+            if checking is not None and not checking.done():
+                checking.set_result(message["error"])
+            self._owner.replica_checked(self, message["error"])
         elif kind == "state":
             self.state = ModelState(message["state"])
             self._owner.replica_changed(self)
@@ -235,18 +234,15 @@ class ReplicaProcess:
             self._end = ("load_failed", message["error"])
 
     def _loss(self, reason: str, message: str) -> Loss:
-        calls = list(self.calls.values())
-        begun = len(calls) if self.wishes.streams_text else 1
-        suspects = [ticket for call in calls[:begun] for ticket in call.open_tickets]
-        innocents = [ticket for call in calls[begun:] for ticket in call.open_tickets]
-        self.calls.clear()
+        suspects, innocents = self.book.clear(begun=len(self.calls) if self.wishes.streams_text else 1)
         return Loss(reason, message, suspects, innocents)
 
     def _epitaph(self) -> str:
         assert self._child is not None
         status = self._child.returncode
         how = f"was ended by signal {-status}" if status is not None and status < 0 else f"exited with status {status}"
-        return f"replica {self.name} {how}"
+        hint = ", which is how a system without memory ends a process" if status == -signal.SIGKILL else ""
+        return f"replica {self.name} {how}{hint}"
 
 
 def _question(ticket: Ticket) -> dict[str, Any]:

@@ -35,6 +35,23 @@ class _Second:
     failed: int = 0
 
 
+class _Told:
+    """The metrics of one model, looked up once.
+
+    Args:
+        metrics: The service's metrics.
+        model: Its label.
+    """
+
+    def __init__(self, metrics: Metrics, model: str) -> None:
+        self.outcomes = {outcome: metrics.questions.labels(model, outcome) for outcome in OUTCOMES}
+        self.batch_size = metrics.batch_size.labels(model)
+        self.model_time = metrics.model_time.labels(model)
+        self.queue_wait = metrics.queue_wait.labels(model)
+        self.queue_length = metrics.queue_length.labels(model)
+        self.replicas_ready = metrics.replicas_ready.labels(model)
+
+
 class Statistics:
     """Counters and samples of one model version, passed on to the metrics.
 
@@ -48,6 +65,8 @@ class Statistics:
         self._model = model
         self._clock = clock
         self._metrics = metrics
+        self._told = None if metrics is None else _Told(metrics, model)
+        self._shown: tuple[int, int] | None = None
         self._outcomes: Counter[str] = Counter()
         self._restarts: Counter[str] = Counter()
         self._asked_again = 0
@@ -67,8 +86,8 @@ class Statistics:
             second = self._this_second()
             second.ended += amount
             second.failed += amount if outcome == "failed" else 0
-        if self._metrics is not None:
-            self._metrics.questions.labels(self._model, outcome).inc(amount)
+        if self._told is not None:
+            self._told.outcomes[outcome].inc(amount)
 
     def count_asked_again(self, amount: int) -> None:
         """Count requests that go to a second replica because the first died."""
@@ -85,22 +104,42 @@ class Statistics:
         self._calls += 1
         self._questions_in_calls += batch_size
         self._model_ms.append(model_ms)
-        if self._metrics is not None:
-            self._metrics.batch_size.labels(self._model).observe(batch_size)
-            self._metrics.model_time.labels(self._model).observe(model_ms / 1000.0)
+        if self._told is not None:
+            self._told.batch_size.observe(batch_size)
+            self._told.model_time.observe(model_ms / 1000.0)
 
     def add_answer(self, wait_ms: float, total_ms: float) -> None:
-        """Take in the times of one answered request."""
+        """Count one answered request and take in its times."""
+        self.count_outcome("answered")
         self._wait_ms.append(wait_ms)
         self._total_ms.append(total_ms)
-        if self._metrics is not None:
-            self._metrics.queue_wait.labels(self._model).observe(wait_ms / 1000.0)
+        if self._told is not None:
+            self._told.queue_wait.observe(wait_ms / 1000.0)
 
     def show(self, queued: int, replicas_ready: int) -> None:
         """Pass on what is so now."""
-        if self._metrics is not None:
-            self._metrics.queue_length.labels(self._model).set(queued)
-            self._metrics.replicas_ready.labels(self._model).set(replicas_ready)
+        if self._told is not None and self._shown != (queued, replicas_ready):
+            self._shown = (queued, replicas_ready)
+            self._told.queue_length.set(queued)
+            self._told.replicas_ready.set(replicas_ready)
+
+    def end(self) -> None:
+        """Take the model out of the metrics, so that versions that come and go leave nothing there."""
+        metrics, self._told, self._metrics = self._metrics, None, None
+        if metrics is None:
+            return
+        for outcome in OUTCOMES:
+            metrics.questions.remove(self._model, outcome)
+        for reason in self._restarts:
+            metrics.replica_restarts.remove(self._model, reason)
+        for metric in (
+            metrics.batch_size,
+            metrics.model_time,
+            metrics.queue_wait,
+            metrics.queue_length,
+            metrics.replicas_ready,
+        ):
+            metric.remove(self._model)
 
     def _this_second(self) -> _Second:
         number = int(self._clock.monotonic_s())

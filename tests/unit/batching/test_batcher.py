@@ -7,7 +7,8 @@ from collections import deque
 
 import pytest
 
-from freeroam.batching.batcher import Batcher, Ticket
+from freeroam.batching.batcher import Batcher
+from freeroam.batching.ticket import Ticket
 from freeroam.batching.policy import BatchRules, Credit
 from freeroam.testing import FakeClock
 from freeroam.vocabulary.errors import DeadlineExceeded, Draining, QueueFull

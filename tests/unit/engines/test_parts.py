@@ -141,7 +141,6 @@ def test_statistics_count_and_reach_the_metrics() -> None:
 
     statistics.add_call(4, 20.0)
     for _ in range(3):
-        statistics.count_outcome("answered")
         statistics.add_answer(wait_ms=5.0, total_ms=25.0)
     statistics.count_outcome("failed")
     statistics.count_outcome("expired", 0)
