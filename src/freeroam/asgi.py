@@ -12,11 +12,12 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
 
 from freeroam.api.application import create_application
+from freeroam.api.doorkeeper import Doorkeeper
 from freeroam.clock import SystemClock
 from freeroam.observability.logs import configure_logs, get_logger
 from freeroam.observability.metrics import Metrics
@@ -24,6 +25,9 @@ from freeroam.processes.memory import keep_large_blocks_apart
 from freeroam.runtime import Runtime
 from freeroam.settings import LATER_SETTINGS, Settings, load_settings, set_but_unused
 from freeroam.vocabulary.errors import FreeroamError
+
+if TYPE_CHECKING:
+    from freeroam.api.grpc.door import GrpcDoor
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -50,12 +54,16 @@ def build_application(
         ConfigurationError: A setting is wrong.
     """
     clock, metrics = SystemClock(), Metrics()
+    config = settings.api_config()
+    doorkeeper = Doorkeeper(config, clock)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         keep_large_blocks_apart()
         async with AsyncExitStack() as stack:
             try:
+                door = _bound_grpc_door(settings, doorkeeper)
+                stack.push_async_callback(door.close)
                 runtime = await stack.enter_async_context(Runtime(settings, clock, metrics))
                 if started is not None:
                     await started(runtime)
@@ -64,10 +72,27 @@ def build_application(
                     failed(error)
                 raise
             app.state.parts = runtime.parts
+            # Registered a second time, because it closes before the parts behind it do.
+            stack.push_async_callback(door.close)
+            await door.open(runtime.parts)
             with drained_on_signal(runtime, settings.drain_timeout, force):
                 yield
 
-    return create_application(settings.api_config(), clock, metrics, lifespan)
+    return create_application(config, clock, metrics, lifespan, doorkeeper)
+
+
+def _bound_grpc_door(settings: Settings, doorkeeper: Doorkeeper) -> GrpcDoor:
+    """Return the gRPC door with its port, before anything is started; without one if ``GRPC_PORT`` is 0."""
+    from freeroam.api.grpc.door import DoorConfig, GrpcDoor
+
+    is_wanted = "grpc_port" in settings.model_fields_set
+    door = GrpcDoor(
+        DoorConfig(settings.host, settings.grpc_port, is_wanted, settings.ssl_certfile, settings.ssl_keyfile),
+        doorkeeper,
+    )
+    if settings.grpc_port:
+        door.bind()
+    return door
 
 
 def drain_budget_s(drain_timeout_s: float) -> float:

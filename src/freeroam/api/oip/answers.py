@@ -24,15 +24,17 @@ FINAL = "triton_final_response"
 """The parameter that marks the last response to a request of a stream."""
 
 
-def answer_tensors(output: Output, wanted: Sequence[str] = OUTPUT_NAMES) -> list[Answered]:
-    """Return the outputs that are wanted, in order.
+def answer_tensors(
+    output: Output, wanted: Sequence[str] = OUTPUT_NAMES, *, is_text_given: bool = False
+) -> list[Answered]:
+    """Return the outputs that are wanted, in order; the text is empty if all of it was given piece by piece.
 
     ``boxes`` are ``[x1, y1, x2, y2]`` in pixels of the picture that the model was given; a thing seen without a place
     has the empty box of four zeros.
     """
     count = len(output.predictions)
     values: dict[str, Sequence[Any]] = {
-        "text": [output.text or ""],
+        "text": ["" if is_text_given else output.text or ""],
         "labels": [seen.label for seen in output.predictions],
         "confidence": [seen.confidence for seen in output.predictions],
         "boxes": [number for seen in output.predictions for number in _box(seen.bbox)],

@@ -57,10 +57,10 @@ def find_model(engine: Engine, name: str, version: str = "") -> ModelInfo:
     return engine.describe(reference_of(name, version))
 
 
-def is_answering(engine: Engine, name: str, version: str = "") -> bool:
-    """Tell whether a model would answer; False also if there is none."""
+def is_answering(engine: Engine, name: str | None) -> bool:
+    """Tell whether a model (None: the default one) would answer; False also if there is none."""
     try:
-        return find_model(engine, name, version).state in ANSWERING
+        return engine.describe(name).state in ANSWERING
     except FreeroamError:
         return False
 

@@ -111,6 +111,18 @@ def read_listed(name: str, datatype: str, shape: Sequence[int], values: Any) -> 
         raise InvalidInput(f"input {name!r} is UINT8: an element is not in 0 to 255") from None
 
 
+def read_elements(name: str, shape: Sequence[int], elements: list[bytes]) -> Tensor:
+    """Return the ``BYTES`` tensor of these elements.
+
+    Raises:
+        InvalidInput: The shape says another number.
+    """
+    count = _check(name, "BYTES", shape)
+    if len(elements) != count:
+        raise InvalidInput(f"input {name!r} has shape {_shown(shape)}, that is {count} elements; {len(elements)} came")
+    return Tensor(name, "BYTES", tuple(shape), elements)
+
+
 def read_shape(name: str, shape: Any) -> tuple[int, ...]:
     """Return a shape that came as JSON.
 
