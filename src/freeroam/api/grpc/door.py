@@ -8,8 +8,7 @@ from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2
-from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from grpc_reflection.v1alpha._async import ReflectionServicer
+from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
 
 from freeroam.api.doorkeeper import Doorkeeper
 from freeroam.api.grpc import inference_pb2
@@ -20,7 +19,6 @@ from freeroam.api.parts import Parts
 from freeroam.observability.logs import get_logger
 from freeroam.vocabulary.errors import ConfigurationError
 
-REFLECTION_SERVICE = "grpc.reflection.v1alpha.ServerReflection"
 MAX_METADATA_BYTES = 16 * 1024
 IDLE_CONNECTION_S = 300
 """A connection without a call is closed after this; clients open another when they need one."""
@@ -111,8 +109,10 @@ class GrpcDoor:
         pool = inference_pb2.DESCRIPTOR.pool
         for known in (health_pb2, reflection_pb2):
             pool.AddSerializedFile(known.DESCRIPTOR.serialized_pb)
-        names = (SERVICE, HEALTH_SERVICE, REFLECTION_SERVICE)
-        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(ReflectionServicer(names, pool), self._server)
+        names = (SERVICE, HEALTH_SERVICE, reflection.SERVICE_NAME)
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(
+            reflection.aio.ReflectionServicer(names, pool), self._server
+        )
         handlers = (Methods(parts, self._doorkeeper).table(), Health(parts).table(), Unoffered())
         self._server.add_generic_rpc_handlers(handlers)
         await self._server.start()
