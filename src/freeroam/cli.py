@@ -1,4 +1,4 @@
-"""The command line: serve, demo, run, probe, models, migrate, backup, restore, openapi."""
+"""The command line: serve, demo, run, probe, bench, models, migrate, backup, restore, openapi."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from typing import Any
 
 import freeroam
 from freeroam.clock import SystemClock
+from freeroam.load.command import add_bench
 from freeroam.observability.logs import configure_logs, get_logger
 from freeroam.runtime import Runtime
 from freeroam.security.redaction import redact_text
@@ -84,6 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     probe.add_argument("stream_ref")
     probe.add_argument("--json", action="store_true", help="as JSON")
     probe.set_defaults(command=_probe)
+    add_bench(commands)
     models = commands.add_parser("models", help="list what MODEL_TYPE may name")
     models.add_argument("--json", action="store_true", help="as JSON")
     models.set_defaults(command=_models)

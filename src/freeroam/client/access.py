@@ -97,13 +97,18 @@ def access_to(
         raise ConfigurationError(f"Give the key as key= or in {KEY_VARIABLE}, not inside the address")
     return Access(
         url=url.rstrip("/"),
-        key=key if key is not None else os.environ.get(KEY_VARIABLE) or None,
+        key=known_key(key),
         timeout_s=timeout_s,
         connect_timeout_s=connect_timeout_s,
         retries=retries or Retries(),
         headers=headers or {},
         verify=verify,
     )
+
+
+def known_key(key: str | None) -> str | None:
+    """Return ``key``, or what ``FREEROAM_API_KEY`` says where none is given; None for an empty one."""
+    return (os.environ.get(KEY_VARIABLE) if key is None else key) or None
 
 
 def answer_of(response: httpx.Response, body: bytes) -> Answer:
