@@ -16,6 +16,7 @@ from freeroam.models.openai_answer import Reply
 from freeroam.models.openai_connection import Connection
 from freeroam.models.openai_failures import UpstreamCode, UpstreamError
 from freeroam.models.openai_question import Dialect, body_of, data_urls
+from freeroam.models.vlm_boxes import View, read_boxes
 
 FIRST_PAUSE_S = 0.25
 LONGEST_PAUSE_S = 8.0
@@ -47,6 +48,7 @@ class Asker:
         dialect: What the server understands.
         patience: How long is waited.
         detail: Of pictures; empty says nothing.
+        box_scale: What the numbers of a box mean in the model's text, see ``vlm_boxes.View``.
         extra: Further fields of every question.
     """
 
@@ -58,6 +60,7 @@ class Asker:
         patience: Patience,
         *,
         detail: str = "",
+        box_scale: str = "one",
         extra: dict[str, Any] | None = None,
     ) -> None:
         self._connection = connection
@@ -65,6 +68,7 @@ class Asker:
         self._dialect = dialect
         self._patience = patience
         self._detail = detail
+        self._box_scale = box_scale
         self._extra = dict(extra or {})
         self.heard_s = 0.0
         """When the server last said something, monotonic."""
@@ -82,7 +86,9 @@ class Asker:
             async with asyncio.timeout(limit_s):
                 # Packing takes some milliseconds a picture, which answers that are being spoken do not wait for.
                 pictures = await asyncio.to_thread(data_urls, question.frames) if question.frames else []
-                return await self._ask(question, pictures, say)
+                answer = await self._ask(question, pictures, say)
+                answer["predictions"] = read_boxes(answer["text"], question.prompt, self._view(question))
+                return answer
         except TimeoutError:
             raise UpstreamError(
                 UpstreamCode.TIMEOUT,
@@ -148,6 +154,13 @@ class Asker:
                 f"{self._connection.address} said nothing for {limit_s:g} s; raise the option timeout_s if it may "
                 "think that long",
             ) from None
+
+    def _view(self, question: Question) -> View | None:
+        """Return how the model sees the newest picture: whole, and in the size it was sent."""
+        if not question.frames:
+            return None
+        high, wide = question.frames[-1].shape[:2]
+        return View(wide, high, 0.0, 0.0, float(wide), float(high), (float(wide), float(high)), self._box_scale)
 
     def _pause_s(self, failure: UpstreamError, attempt: int) -> float | None:
         """Return how long to wait before the question is asked again, None if it is not."""

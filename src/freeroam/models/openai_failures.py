@@ -63,9 +63,10 @@ class UpstreamError(ModelError):
         self.said = said
 
     @property
-    def is_about_the_path(self) -> bool:
-        """Whether the server is there, but knows no such path or no such method on it."""
-        return self.status in {404, 405, 501}
+    def is_from_a_living_server(self) -> bool:
+        """Whether the server is there and only cannot do this: some know no ``/models``, or fail at making the list."""
+        is_refusal = self.upstream_code in {UpstreamCode.REJECTED, UpstreamCode.FAILED}
+        return is_refusal and self.status is not None and self.status >= 400
 
 
 def of_status(status: int, body: bytes, headers: dict[str, str], where: str, key: str) -> UpstreamError:

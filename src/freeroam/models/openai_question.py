@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from freeroam.models.base import Question
 from freeroam.models.openai_failures import UpstreamCode, UpstreamError
-from freeroam.vocabulary.errors import MissingExtra
+from freeroam.vocabulary.errors import InvalidInput, MissingExtra
 from freeroam.vocabulary.inference import InferenceParams
 
 if TYPE_CHECKING:
@@ -105,6 +105,9 @@ def body_of(model: str, question: Question, pictures: Sequence[str], wording: Wo
         pictures: Data URLs, oldest first.
         wording: Words that servers differ in.
         detail: ``low``, ``high`` or ``auto`` for pictures; empty says nothing.
+
+    Raises:
+        InvalidInput: There are pictures or choices, and no message of the user.
     """
     params = question.params
     body: dict[str, Any] = {"model": model, "messages": _messages(question, pictures, detail), "stream": True}
@@ -142,14 +145,21 @@ def data_urls(frames: Sequence[NDArray[np.uint8]], quality: int = JPEG_QUALITY) 
 
 
 def _messages(question: Question, pictures: Sequence[str], detail: str) -> list[dict[str, Any]]:
-    text = question.prompt
+    """Return the conversation; pictures stand before the text of its last question, to which they belong."""
+    said: list[Any] = [*(question.params.messages or [])] or [{"role": "user", "content": question.prompt}]
+    messages: list[dict[str, Any]] = [{"role": turn["role"], "content": turn["content"]} for turn in said]
+    asked = [place for place, turn in enumerate(messages) if turn["role"] == "user"]
+    if (pictures or question.params.choices) and not asked:
+        raise InvalidInput("messages: there is none of the user, to which the pictures or the choices could belong")
     if question.params.choices:
-        text = f"{text}\n\n{_request_for_choice(question.params)}"
-    if not pictures:
-        return [{"role": "user", "content": text}]
-    shown = [{"url": url, "detail": detail} if detail else {"url": url} for url in pictures]
-    parts: list[dict[str, Any]] = [{"type": "image_url", "image_url": picture} for picture in shown]
-    return [{"role": "user", "content": [*parts, {"type": "text", "text": text}]}]
+        last = messages[asked[-1]]
+        last["content"] = f"{last['content']}\n\n{_request_for_choice(question.params)}"
+    if pictures:
+        last = messages[asked[-1]]
+        shown = [{"url": url, "detail": detail} if detail else {"url": url} for url in pictures]
+        parts: list[dict[str, Any]] = [{"type": "image_url", "image_url": picture} for picture in shown]
+        last["content"] = [*parts, {"type": "text", "text": last["content"]}]
+    return messages
 
 
 def _request_for_choice(params: InferenceParams) -> str:

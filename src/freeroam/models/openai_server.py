@@ -48,6 +48,8 @@ class OpenAIServer(BaseVLM):
         size: Side of the box that pictures are fitted in, pixels; 0 takes them as the source has them.
         window: Frames a question, where a job says nothing else.
         detail: What is said about pictures: ``low``, ``high``, ``auto``; empty says nothing.
+        box_scale: What the numbers of boxes mean that the model writes: ``pixels``, ``thousand`` parts of the picture's
+            sides, or ``one`` for parts of one (or whatever they can only be).
         choices_form: ``auto``, or the one way in which choices are asked for (``ChoiceForm``).
         ca_file: Certificates to trust besides the usual ones, PEM.
         extra: Further fields of every question, such as ``{"chat_template_kwargs": {...}}``.
@@ -69,6 +71,7 @@ class OpenAIServer(BaseVLM):
         size: int = 768,
         window: int = 1,
         detail: str = "",
+        box_scale: str = "one",
         choices_form: str = _AUTO,
         ca_file: str = "",
         extra: dict[str, Any] | None = None,
@@ -86,6 +89,8 @@ class OpenAIServer(BaseVLM):
             )
         if detail not in {"", "low", "high", "auto"}:
             raise ConfigurationError(f"detail is {detail}: expected low, high or auto")
+        if box_scale not in {"pixels", "thousand", "one"}:
+            raise ConfigurationError(f"box_scale is {box_scale}: expected pixels, thousand or one")
         self._url = url
         self._model = model
         self._key_sources = (api_key, api_key_env, api_key_file)
@@ -94,7 +99,7 @@ class OpenAIServer(BaseVLM):
         self._max_answer_bytes = max_answer_bytes
         self._size_px = size or None
         self._window = window
-        self._detail = detail
+        self._look = {"detail": detail, "box_scale": box_scale}
         self._ca_file = ca_file
         self._extra = extra
         is_fixed = choices_form != _AUTO
@@ -129,13 +134,13 @@ class OpenAIServer(BaseVLM):
         try:
             self._listed = await self._connection.list_models(LOOK_S)
         except UpstreamError as failure:
-            if not (self._model and failure.is_about_the_path):
+            if not (self._model and failure.is_from_a_living_server):
                 raise
         if not self._model and not self._listed:
             raise ConfigurationError(f"{address}/models lists no model; set the option model to its name there")
         self._model = self._model or self._listed[0]
         self._asker = Asker(
-            self._connection, self._model, self._dialect, self._patience, detail=self._detail, extra=self._extra
+            self._connection, self._model, self._dialect, self._patience, **self._look, extra=self._extra
         )
 
     def get_wishes(self) -> ModelWishes:
@@ -189,7 +194,7 @@ class OpenAIServer(BaseVLM):
         try:
             await self._connection.list_models(HEALTH_S)
         except UpstreamError as failure:
-            if not failure.is_about_the_path:
+            if not failure.is_from_a_living_server:
                 raise
 
     async def close(self) -> None:
