@@ -29,7 +29,8 @@ _FOUR = re.compile(rf"[\[(]\s*({_NUMBER})\s*,\s*({_NUMBER})\s*,\s*({_NUMBER})\s*
 _CORNERS = re.compile(rf"\(\s*({_NUMBER})\s*,\s*({_NUMBER})\s*\)\s*,\s*\(\s*({_NUMBER})\s*,\s*({_NUMBER})\s*\)")
 _LOC = re.compile(r"<loc(\d{4})>" * 4 + r"\s*([^<;\n]*)")
 _REF_BOX = re.compile(r"(?:<ref>(.*?)</ref>\s*)?<box>(.*?)</box>", re.DOTALL)
-_OBJECT = re.compile(r"\{[^{}]*\}")
+_OPENING = re.compile(r"[\[{]")
+_DECODER = json.JSONDecoder()
 _NAMES = ("bbox_2d", "bbox", "box", "bounding_box", "box_2d")
 _LABELS = ("label", "class", "name", "object", "category", "type", "text_content")
 _SIDES = (("x1", "y1", "x2", "y2"), ("xmin", "ymin", "xmax", "ymax"), ("left", "top", "right", "bottom"))
@@ -137,41 +138,58 @@ def _from_references(text: str, view: View) -> Iterator[dict[str, Any]]:
 
 
 def _from_json(text: str, view: View) -> Iterator[dict[str, Any]]:
-    for match in _OBJECT.finditer(text):
+    """Read every JSON value in a text, outermost first; of one that breaks off, those inside that are whole."""
+    place = 0
+    while (start := _OPENING.search(text, place)) is not None:
         try:
-            thing = json.loads(match.group())
-        except ValueError:
-            continue
-        if isinstance(thing, dict):
-            yield from _from_object(thing, view)
+            value, place = _DECODER.raw_decode(text, start.start())
+        except (ValueError, RecursionError):
+            place = start.end()
+        else:
+            yield from _from_value(value, view, None)
 
 
-def _from_object(thing: dict[str, Any], view: View) -> Iterator[dict[str, Any]]:
-    label = next((thing[name] for name in _LABELS if isinstance(thing.get(name), str)), None)
-    confidence = thing.get("confidence", thing.get("score"))
-    named = next((name for name in _NAMES if name in thing), None)
-    if named is not None:
-        for four in _fours(thing[named]):
-            if named == "box_2d":
+def _from_value(value: Any, view: View, name: str | None) -> Iterator[dict[str, Any]]:
+    """Read the boxes of a value; ``name`` is what the thing around it calls it."""
+    if isinstance(value, list):
+        for item in value:
+            yield from _from_value(item, view, name)
+        return
+    if not isinstance(value, dict):
+        return
+    label = next((value[key] for key in _LABELS if isinstance(value.get(key), str)), name)
+    confidence = value.get("confidence", value.get("score"))
+    key = next((key for key in _NAMES if key in value), None)
+    if key is not None:
+        for four in _fours(value[key]):
+            if key == "box_2d":
                 yield from _prediction(label, view.box([four[1], four[0], four[3], four[2]], "thousand"), confidence)
             else:
                 yield from _prediction(label, view.box(four), confidence)
-        return
+    elif four := _corners(value):
+        yield from _prediction(label, view.box(four), confidence)
+    else:
+        for key, item in value.items():
+            fours = list(_fours(item))
+            for four in fours:
+                yield from _prediction(key, view.box(four))
+            if not fours:
+                yield from _from_value(item, view, key)
+
+
+def _corners(value: dict[str, Any]) -> list[float]:
+    """Return the four numbers of a box that names its sides; empty if it names none."""
     for sides in _SIDES:
-        if all(_is_number(thing.get(side)) for side in sides):
-            yield from _prediction(label, view.box([float(thing[side]) for side in sides]), confidence)
-            return
-    for name, value in thing.items():
-        for four in _fours(value):
-            yield from _prediction(name, view.box(four))
+        if all(_is_number(value.get(side)) for side in sides):
+            return [float(value[side]) for side in sides]
+    return []
 
 
 def _fours(value: Any) -> Iterator[list[float]]:
     """Yield the fours of numbers in a value: itself, or what it lists."""
     if isinstance(value, dict):
-        for sides in _SIDES:
-            if all(_is_number(value.get(side)) for side in sides):
-                yield [float(value[side]) for side in sides]
+        if four := _corners(value):
+            yield four
     elif isinstance(value, list) and len(value) == _FOUR_NUMBERS and all(_is_number(item) for item in value):
         yield [float(item) for item in value]
     elif isinstance(value, list):
