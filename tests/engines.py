@@ -11,6 +11,7 @@ import numpy as np
 
 from freeroam.clock import SystemClock
 from freeroam.engines.embedded import EmbeddedEngine, EngineConfig, ModelSpec
+from freeroam.engines.specs import EnsembleSpec
 from freeroam.vocabulary.frame import Frame
 from freeroam.vocabulary.inference import InferenceRequest
 
@@ -49,7 +50,9 @@ def fake(name: str = "fake", **more: Any) -> ModelSpec:
 
 
 @asynccontextmanager
-async def running(*specs: ModelSpec, is_awaited: bool = True, **config: Any) -> AsyncIterator[EmbeddedEngine]:
+async def running(
+    *specs: ModelSpec | EnsembleSpec, is_awaited: bool = True, **config: Any
+) -> AsyncIterator[EmbeddedEngine]:
     """Run an engine; wait until its models are ready."""
     config.setdefault("stop_grace_s", 0.2)
     engine = EmbeddedEngine(specs or [fake()], EngineConfig(**config), SystemClock())

@@ -6,12 +6,16 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from freeroam.engines.engine import Engine
+from freeroam.engines.specs import EnsembleSpec, Gate
 from freeroam.vocabulary.errors import (
+    ConfigurationError,
+    Conflict,
     DeadlineExceeded,
     Draining,
     InvalidInput,
@@ -25,6 +29,7 @@ from freeroam.vocabulary.frame import Frame
 from freeroam.vocabulary.inference import FinishReason, InferenceParams, Output, Piece, Priority
 from freeroam.vocabulary.model import ModelState
 from tests.engines import fake, frame_of, question, running
+from tests.waiting import until
 
 Runs = Callable[..., AbstractAsyncContextManager[Engine]]
 
@@ -305,3 +310,367 @@ async def test_many_lanes_and_priorities_are_all_answered(runs: Runs) -> None:
         answers = await asyncio.gather(*(asked(number) for number in range(300)))
 
     assert [answer.text for answer in answers] == [f"1 frames, asked: {number}" for number in range(300)]
+
+
+# Places.
+
+
+async def test_a_reserved_place_counts_as_one_who_waits(runs: Runs) -> None:
+    async with runs(fake(latency_ms=1.0), max_queue=2) as engine:
+        places = [engine.reserve("fake", Priority.HIGH) for _ in range(2)]
+        with pytest.raises(QueueFull):
+            engine.reserve("", Priority.HIGH)
+        with pytest.raises(QueueFull):
+            await engine.ask(question(priority=Priority.HIGH))
+
+        places[0].release()
+        places[0].release()
+        engine.reserve("", Priority.HIGH).release()
+        output = await engine.ask(question(priority=Priority.HIGH), places[1])
+        places[1].release()
+
+        assert output.predictions
+        assert [engine.reserve("", Priority.HIGH) for _ in range(2)]
+
+
+async def test_a_place_of_a_stream_is_taken_by_it(runs: Runs) -> None:
+    async with runs(fake(tokens=3), max_queue=1) as engine:
+        place = engine.reserve("fake", Priority.HIGH)
+
+        pieces, _ = await collected(engine.stream(question(priority=Priority.HIGH), place))
+
+        assert sum(piece.count for piece in pieces) == 3
+        engine.reserve("fake", Priority.HIGH).release()
+
+
+@pytest.mark.parametrize("name", ["three", "fake@9"])
+async def test_no_place_is_kept_with_an_unknown_model(runs: Runs, name: str) -> None:
+    async with runs() as engine:
+        with pytest.raises(NotFound):
+            engine.reserve(name, Priority.HIGH)
+
+
+# Versions.
+
+
+def versions_of(engine: Engine) -> dict[str, ModelState]:
+    return {f"{info.name}@{info.version}": info.state for info in engine.list_models()}
+
+
+async def test_a_new_version_takes_over_and_the_old_one_goes(runs: Runs) -> None:
+    async with runs(fake(label="old")) as engine:
+        info = await engine.load_model(fake(version="2", label="new"))
+        output = await engine.ask(question())
+
+        await until(lambda: versions_of(engine) == {"fake@2": ModelState.READY})
+        assert (info.version, info.state, info.share) == ("2", ModelState.READY, 1.0)
+        assert (output.version, output.predictions[0].label) == ("2", "new")
+        assert engine.describe("fake").version == "2"
+        with pytest.raises(NotFound):
+            engine.describe("fake@1")
+
+
+async def test_what_waits_goes_to_the_new_version_but_not_what_names_the_old_one(runs: Runs) -> None:
+    async with runs(fake(latency_ms=1.0, max_batch=1)) as engine:
+        loading = asyncio.create_task(engine.load_model(fake(version="2", load_ms=50.0)))
+        await until(lambda: versions_of(engine).get("fake@2"))
+        stopper = asyncio.create_task(engine.ask(question("hang", model="fake@1")))
+        bare = [asyncio.create_task(engine.ask(question(str(n), model="fake", lane=str(n)))) for n in range(10)]
+        await loading
+
+        answers = await asyncio.gather(*bare)
+        assert [answer.text for answer in answers] == [f"1 frames, asked: {n}" for n in range(10)]
+        assert {answer.version for answer in answers} == {"2"}
+        assert engine.describe("fake@1").state is ModelState.DRAINING
+        with pytest.raises(NotFound):
+            await engine.ask(question(model="fake@1"))
+        stopper.cancel()
+
+
+async def test_a_stream_that_is_being_spoken_is_finished_by_the_old_version(runs: Runs) -> None:
+    async with runs(fake(tokens=300, token_latency_ms=2.0)) as engine:
+        stream = engine.stream(question())
+        pieces = [await anext(stream)]
+        await engine.load_model(fake(version="2", tokens=3))
+        _, answered = await collected(engine.stream(question()))
+
+        pieces += [item async for item in stream]
+        *pieces, output = pieces
+        assert (output.version, answered.version) == ("1", "2")
+        assert "".join(piece.text for piece in pieces) == output.text == "".join(f"word{n} " for n in range(300))
+        await until(lambda: versions_of(engine) == {"fake@2": ModelState.READY})
+
+
+@pytest.mark.parametrize("unload_first", [False, True])
+async def test_a_version_that_does_not_load_leaves_the_old_one_serving(runs: Runs, unload_first: bool) -> None:
+    async with runs(fake(label="old")) as engine:
+        with pytest.raises(ModelError, match="no such weights") as caught:
+            await engine.load_model(fake(version="2", load_error="no such weights"), unload_first=unload_first)
+        output = await engine.ask(question())
+
+        assert caught.value.code == "load_failed"
+        assert output.version == "1"
+        await until(lambda: versions_of(engine) == {"fake@1": ModelState.READY})
+        await engine.load_model(fake(version="2"), unload_first=unload_first)
+        assert (await engine.ask(question())).version == "2"
+
+
+async def test_where_both_do_not_fit_questions_wait_for_the_new_version(runs: Runs) -> None:
+    async with runs(fake(width_px=320)) as engine:
+        swapping = asyncio.create_task(engine.load_model(fake(version="2", load_ms=200.0), unload_first=True))
+        await until(lambda: "fake@1" not in versions_of(engine))
+        assert engine.describe("fake").state in {ModelState.LOADING, ModelState.WARMING}
+        assert engine.describe().wishes.width_px == engine.wishes().width_px == 320
+
+        output = await engine.ask(question())
+
+        await swapping
+        assert output.version == "2"
+        assert engine.wishes("fake").width_px is None
+
+
+async def test_a_previous_version_can_be_kept_and_traffic_be_split(runs: Runs) -> None:
+    async with runs(fake()) as engine:
+        info = await engine.load_model(fake(version="2"), keep_previous=True)
+        assert info.share == 0.0
+        assert {(await engine.ask(question())).version for _ in range(5)} == {"1"}
+        assert (await engine.ask(question(model="fake@2"))).version == "2"
+
+        engine.set_traffic("fake", {"1": 3, "2": 1})
+        asked = [(await engine.ask(question())).version for _ in range(20)]
+        shares = {info.version: info.share for info in engine.list_models()}
+
+        assert asked.count("2") == 5
+        assert shares == {"1": 0.75, "2": 0.25}
+        assert engine.describe("fake").version == "1"
+        await engine.unload_model("fake", "1")
+        assert {(await engine.ask(question())).version for _ in range(3)} == {"2"}
+
+
+@pytest.mark.parametrize("shares", [{}, {"1": 0.0}, {"1": -1.0, "2": 2.0}, {"1": float("nan")}, {"1": float("inf")}])
+async def test_shares_that_are_none_are_refused(runs: Runs, shares: dict[str, float]) -> None:
+    async with runs(fake(), fake(version="2")) as engine:
+        with pytest.raises(InvalidInput):
+            engine.set_traffic("fake", shares)
+        assert (await engine.ask(question())).version == "1"
+
+
+async def test_traffic_goes_to_versions_that_are_there(runs: Runs) -> None:
+    async with runs() as engine:
+        for name, shares in (("fake", {"9": 1.0}), ("other", {"1": 1.0})):
+            with pytest.raises(NotFound):
+                engine.set_traffic(name, shares)
+
+
+async def test_versions_of_the_start_may_share(runs: Runs) -> None:
+    async with runs(fake(share=1.0), fake(version="2", share=1.0), fake(version="3")) as engine:
+        asked = [(await engine.ask(question())).version for _ in range(6)]
+
+    assert sorted(asked) == ["1"] * 3 + ["2"] * 3
+
+
+async def test_one_change_of_a_name_at_a_time(runs: Runs) -> None:
+    async with runs(fake()) as engine:
+        loading = asyncio.create_task(engine.load_model(fake(version="2", load_ms=300.0)))
+        await until(lambda: "fake@2" in versions_of(engine))
+
+        with pytest.raises(Conflict):
+            await engine.load_model(fake(version="3"))
+        with pytest.raises(Conflict):
+            await engine.unload_model("fake", "1")
+        with pytest.raises(Conflict):
+            engine.set_traffic("fake", {"2": 1.0})
+        assert (await engine.load_model(fake("other"))).name == "other"
+        await loading
+
+
+async def test_a_version_that_is_there_is_not_loaded_again(runs: Runs) -> None:
+    async with runs(fake()) as engine:
+        with pytest.raises(Conflict, match="version 1 already"):
+            await engine.load_model(fake())
+        with pytest.raises(ConfigurationError):
+            await engine.load_model(fake(version="2", max_batch=65))
+        assert (await engine.ask(question())).version == "1"
+
+
+async def test_the_only_version_of_the_default_model_stays(runs: Runs) -> None:
+    async with runs(fake(), fake("other")) as engine:
+        with pytest.raises(Conflict, match="only version"):
+            await engine.unload_model("fake", "1")
+        with pytest.raises(NotFound):
+            await engine.unload_model("fake", "2")
+
+        waiting = asyncio.create_task(engine.ask(question(model="other")))
+        await asyncio.sleep(0)
+        await engine.unload_model("other", "1")
+
+        assert (await waiting).model == "other"
+        with pytest.raises(NotFound):
+            engine.describe("other")
+        await engine.load_model(fake("other", version="2"))
+        assert (await engine.ask(question(model="other"))).version == "2"
+
+
+async def test_loading_that_is_given_up_leaves_nothing(runs: Runs) -> None:
+    async with runs(fake()) as engine:
+        for name in ("fake", "new"):
+            loading = asyncio.create_task(engine.load_model(fake(name, version="2", load_ms=60_000.0)))
+            await until(lambda name=name: f"{name}@2" in versions_of(engine))
+            waiting = asyncio.create_task(engine.ask(question(model=f"{name}@2")))
+            await asyncio.sleep(0)
+            loading.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await loading
+
+            with pytest.raises(ModelNotReady):
+                await waiting
+            assert versions_of(engine) == {"fake@1": ModelState.READY}
+        assert (await engine.load_model(fake(version="2"))).version == "2"
+
+
+async def test_nothing_is_loaded_into_an_engine_that_stops(runs: Runs) -> None:
+    async with runs(fake()) as engine:
+        loading = asyncio.create_task(engine.load_model(fake(version="2", load_ms=60_000.0)))
+        await until(lambda: "fake@2" in versions_of(engine))
+        await engine.stop()
+
+        with pytest.raises(Draining):
+            await loading
+        with pytest.raises(Draining):
+            await engine.load_model(fake(version="3"))
+
+
+async def test_a_model_is_asked_how_it_is(runs: Runs) -> None:
+    async with runs(fake()) as engine:
+        assert (await engine.check_model("fake")).state is ModelState.READY
+        with pytest.raises(NotFound):
+            await engine.check_model("other")
+
+
+# Ensembles.
+
+
+async def test_members_answer_together(runs: Runs) -> None:
+    ensemble = EnsembleSpec("both", members=("one", "two@1"))
+    async with runs(fake("one", label="cat"), fake("two", label="dog"), ensemble) as engine:
+        output = await engine.ask(question("what?", model="both"))
+        pieces, streamed = await collected(engine.stream(question("what?", model="both")))
+        info = engine.describe("both")
+
+    assert [(one.label, one.model_dump()["member"]) for one in output.predictions] == [("cat", "one"), ("dog", "two@1")]
+    assert output.text == "1 frames, asked: what?\n1 frames, asked: what?"
+    assert (output.model, output.version) == ("both", "1")
+    assert [member["model"] for member in output.extra["members"]] == ["one@1", "two@1"]
+    assert pieces == [Piece(output.text, 0)]
+    assert streamed.text == output.text
+    assert (info.state, info.model_type, info.info["members"]) == (ModelState.READY, "ensemble", ["one", "two@1"])
+
+
+async def test_a_member_that_fails_is_told_and_the_others_answer(runs: Runs) -> None:
+    ensemble = EnsembleSpec("both", members=("one", "two"))
+    async with runs(fake("one"), fake("two", load_error="no weights"), ensemble, is_awaited=False) as engine:
+        assert not await engine.wait_ready(60.0)
+        output = await engine.ask(question(model="both"))
+
+        assert [one.model_dump()["member"] for one in output.predictions] == ["one"]
+        assert output.extra["members"][1]["name"] == "two"
+        assert "no weights" in output.extra["members"][1]["error"]
+        assert engine.describe("both").state is ModelState.DEGRADED
+        with pytest.raises(ModelError, match="asked to fail"):
+            await engine.ask(question("fail", model="both"))
+
+
+GATE = Gate("eye", then="tongue", labels=("Cat",), min_count=1, threshold=0.4, prompt="look")
+
+
+@pytest.mark.parametrize(
+    ("changes", "passes"),
+    [({}, True), ({"labels": ("dog",)}, False), ({"min_count": 2}, False), ({"threshold": 0.6}, False)],
+)
+async def test_a_gate_decides_who_is_asked(runs: Runs, changes: dict[str, Any], passes: bool) -> None:
+    ensemble = EnsembleSpec("guard", gate=replace(GATE, **changes))
+    async with runs(fake("eye", label="cat"), fake("tongue", tokens=4), ensemble) as engine:
+        output = await engine.ask(question("tell", model="guard"))
+        pieces, streamed = await collected(engine.stream(question("tell", model="guard")))
+        asked = engine.describe("tongue").statistics["questions"]["answered"]
+
+    told = output.extra["gate"]
+    assert (told["passed"], told["model"]) == (passes, "eye@1")
+    assert output.predictions[0].label == "cat"
+    assert asked == (2 if passes else 0)
+    if passes:
+        assert output.text == streamed.text == "".join(piece.text for piece in pieces) == "word0 word1 word2 word3 "
+        assert sum(piece.count for piece in pieces) == 4
+        assert told["then"] == "tongue@1"
+    else:
+        assert output.text == "1 frames, asked: look"
+
+
+async def test_an_ensemble_keeps_deadlines_places_and_cancelling(runs: Runs) -> None:
+    ensembles = EnsembleSpec("both", members=("one", "two")), EnsembleSpec("guard", gate=Gate("one", then="two"))
+    slow = fake("one", latency_ms=300.0, max_batch=1), fake("two", latency_ms=1.0)
+    async with runs(*slow, *ensembles, max_queue=3) as engine:
+        for name in ("both", "guard"):
+            now_s = time.monotonic()
+            # The member that answers in time is told beside the one that does not; a gate is waited for.
+            soon = engine.ask(question(model=name, deadline_monotonic_s=now_s + 0.1, priority=Priority.HIGH))
+            if name == "guard":
+                with pytest.raises(DeadlineExceeded):
+                    await soon
+            else:
+                assert (await soon).extra["members"][1]["code"] == "deadline_exceeded"
+            places = [engine.reserve(name, Priority.HIGH) for _ in range(3)]
+            with pytest.raises(QueueFull):
+                engine.reserve(name, Priority.HIGH)
+            asking = [asyncio.create_task(engine.ask(question(model=name), place)) for place in places]
+            await asyncio.sleep(0.05)
+            for task in asking:
+                task.cancel()
+            await asyncio.gather(*asking, return_exceptions=True)
+            assert engine.describe("one").queued == 0
+
+
+@pytest.mark.parametrize(
+    "ensembles",
+    [
+        [EnsembleSpec("a", members=("nobody",))],
+        [EnsembleSpec("a")],
+        [EnsembleSpec("a", members=("fake",), gate=Gate("fake", then="fake"))],
+        [EnsembleSpec("fake", members=("fake",))],
+        [EnsembleSpec("a", members=("fake@2",))],
+        [EnsembleSpec("a", members=("b",)), EnsembleSpec("b", members=("a", "fake"))],
+        [EnsembleSpec("a", members=("a",))],
+        [EnsembleSpec("a", members=("fake",)), EnsembleSpec("a", members=("fake",))],
+    ],
+    ids=["unknown", "empty", "both kinds", "taken", "no such version", "circle", "itself", "twice"],
+)
+async def test_an_ensemble_that_can_never_answer_is_refused_at_the_start(runs: Runs, ensembles: Any) -> None:
+    with pytest.raises(ConfigurationError, match="ensemble"):
+        async with runs(fake(), *ensembles):
+            pass
+
+
+async def test_an_ensemble_of_ensembles_answers(runs: Runs) -> None:
+    pair = EnsembleSpec("pair", members=("one", "two"))
+    guard = EnsembleSpec("guard", gate=Gate("pair", then="one"))
+    async with runs(fake("one", label="a"), fake("two", label="b"), pair, guard) as engine:
+        output = await engine.ask(question(model="guard"))
+
+    assert [one.model_dump()["member"] for one in output.predictions] == ["one", "two", "one"]
+
+
+async def test_what_an_ensemble_needs_is_not_unloaded(runs: Runs) -> None:
+    ensembles = EnsembleSpec("any", members=("one", "other")), EnsembleSpec("exact", members=("one@1",))
+    async with runs(fake("other"), fake("one"), *ensembles) as engine:
+        await engine.load_model(fake("one", version="2"), keep_previous=True)
+        with pytest.raises(Conflict, match="exact needs one@1"):
+            await engine.unload_model("one", "1")
+        with pytest.raises(Conflict, match="exact needs one@1"):
+            await engine.load_model(fake("one", version="3"))
+        await engine.unload_model("one", "2")
+        with pytest.raises(Conflict):
+            await engine.unload_model("one", "1")
+        for name in ("any", "exact"):
+            with pytest.raises(Conflict):
+                await engine.load_model(fake(name, version="2"))
+        assert (await engine.ask(question(model="any"))).model == "any"

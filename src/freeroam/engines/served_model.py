@@ -106,7 +106,10 @@ class ServedModel:
     def retire(self, rehome: Rehome) -> None:
         """Take no new requests; those that wait and name no version go to ``rehome``, the others stay."""
         self._rehome = rehome
+        for replica in self._replicas.ready:
+            self._batcher.put_back([ticket for ticket in replica.book.take_back() if not ticket.is_over])
         self._batcher.take_in(rehome(self._batcher.give_away()))
+        self._schedule_pump()
         self._look_if_done()
         self._tell()
 
@@ -175,12 +178,13 @@ class ServedModel:
     def abandon(self, ticket: Ticket) -> None:
         """Take out a request whose asker is gone, wherever it is."""
         self._statistics.count_outcome("cancelled")
-        if ticket.seat is not None:
-            ticket.seat.leave(ticket)
-        else:
+        if ticket.seat is None:
             self._batcher.remove(ticket)
-        if len(self._batcher):
-            self._schedule_pump()
+        else:
+            ticket.seat.leave(ticket)
+            if len(self._batcher):
+                # At once, so that the next in line reaches the replica together with the word that this one is gone.
+                self._pump()
         self._look_if_done()
 
     def place_released(self) -> None:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
+import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from freeroam import BaseVLM
+from freeroam.models.base import Question, Said, Speaker
 
 
 class Awaiting(BaseVLM):
@@ -62,3 +66,75 @@ class Odd(Awaiting):
             "predictions": [{"label": "cat", "confidence": 0.5, prompt: 15}],
             "metadata": {"finish_reason": ["stop"], "prompt_tokens": "many"},
         }
+
+
+class Ailing(Awaiting):
+    """Is well or not as a file says; ``model_path`` names the file, whose text is the complaint."""
+
+    async def initialize(self, model_path: str, device: str = "auto") -> None:
+        await super().initialize(model_path, device)
+        self.path = Path(model_path)
+
+    async def check_health(self) -> None:
+        if self.path.exists():
+            raise RuntimeError(self.path.read_text(encoding="utf-8"))
+
+
+class Stubborn(Awaiting):
+    """Never ends to look at itself."""
+
+    async def check_health(self) -> None:
+        time.sleep(3600.0)
+
+
+class Doomed(Awaiting):
+    """Ends in the way that its path names, while it loads or warms up."""
+
+    async def initialize(self, model_path: str, device: str = "auto") -> None:
+        self.path = model_path
+        await super().initialize(model_path, device)
+        if model_path == "out of memory":
+            raise MemoryError("cannot allocate 80 GiB")
+        if model_path == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if model_path == "slow":
+            time.sleep(3600.0)
+
+    async def warm_up(self) -> None:
+        if self.path == "cold":
+            raise RuntimeError("no kernel for this device")
+
+    async def check_health(self) -> None:
+        if self.path == "sick":
+            raise RuntimeError("answers are noise")
+
+
+class Counting(Awaiting):
+    """Speaks two answers at once, for ever, and says at which of its steps; see ``StepCounter``."""
+
+    def get_wishes(self) -> Any:
+        return super().get_wishes().model_copy(update={"max_batch": 2, "window": 1, "streams_text": True})
+
+    def open_speaker(self) -> Speaker:
+        return StepCounter()
+
+
+class StepCounter(Speaker):
+    """Each token is ``step of the token, step at which its answer joined, step at which one left last``."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+        self.left = 0
+        self.joined: dict[int, int] = {}
+
+    def join(self, key: int, question: Question) -> None:
+        self.joined[key] = self.steps
+
+    def leave(self, key: int) -> None:
+        del self.joined[key]
+        self.left = self.steps
+
+    def step(self) -> list[Said]:
+        self.steps += 1
+        time.sleep(0.005)
+        return [Said(key, (f"{self.steps},{joined},{self.left};",)) for key, joined in self.joined.items()]
