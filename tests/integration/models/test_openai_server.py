@@ -31,6 +31,7 @@ from tests.integration.models.openai_servers import (
     llama_server,
     transformers_serve,
 )
+from tests.tiny_vlms import make_vlm
 from tests.waiting import until
 
 KEY = "sk-a-key-that-nobody-may-see"
@@ -146,6 +147,28 @@ async def test_a_client_that_goes_away_stops_the_server(tiny_server: RealServer,
 
         await until(tiny_server.is_idle)
         assert (await engine.ask(text_question(max_tokens=2))).completion_tokens == 2
+
+
+@pytest.mark.timeout(240)
+async def test_a_real_server_is_shown_the_pictures(tmp_path: Path) -> None:
+    server = transformers_serve(make_vlm("llava", tmp_path / "vlm"), tmp_path / "server.log")
+    await server.start()
+    noise = np.random.default_rng(3).integers(0, 256, (64, 96, 3), np.uint8)
+    try:
+        async with running(spec(server.url, model=str(tmp_path / "vlm"))) as engine:
+            told = [
+                await engine.ask(
+                    question("What?", frames=frames, params=InferenceParams(max_tokens=12, temperature=0.0))
+                )
+                for frames in ((), (frame_of(noise),), (frame_of(255 - noise),), (frame_of(noise), frame_of(noise)))
+            ]
+    finally:
+        server.kill()
+
+    assert [one.completion_tokens for one in told] == [12] * 4
+    tokens = [one.prompt_tokens for one in told]
+    assert tokens[0] < tokens[1] == tokens[2] < tokens[3]
+    assert told[1].text != told[2].text
 
 
 @pytest.mark.timeout(240)
