@@ -15,6 +15,7 @@ BUILT_IN = {
     "detector": "freeroam.models.detector:Detector",
     "example_vlm": "freeroam.models.example_vlm:ExampleVLM",
     "fake": "freeroam.models.fake:FakeModel",
+    "transformers_text": "freeroam.models.transformers_text:TransformersText",
     "transformers_vlm": "freeroam.models.transformers_vlm:TransformersVLM",
     "onnx_detector": "freeroam.models.onnx_detector:OnnxDetector",
     "openai_server": "freeroam.models.openai_server:OpenAIServer",

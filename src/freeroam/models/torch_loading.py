@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import re
 import warnings
 from collections.abc import Iterator
@@ -44,11 +45,12 @@ def need_transformers() -> Any:
         MissingExtra: It, or torch, is not installed.
     """
     need_torch()
+    # A replica's output goes line by line into the log; a bar that redraws itself is no line.
+    os.environ.setdefault("TQDM_DISABLE", "1")
     try:
         import transformers
     except ImportError as error:
         raise MissingExtra(error.name or "transformers", EXTRA) from error
-    # A replica's output goes line by line into the log; a bar that redraws itself is no line.
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
     return transformers
