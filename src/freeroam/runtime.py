@@ -13,7 +13,7 @@ from typing import Self
 from freeroam.api.model_loading import ModelLoads
 from freeroam.api.parts import Lifecycle, OpenCalls, Parts
 from freeroam.clock import Clock, SystemClock
-from freeroam.engines.embedded import EmbeddedEngine
+from freeroam.engines.embedded import EmbeddedEngine, ModelSpec
 from freeroam.jobs.desk import JobDesk
 from freeroam.jobs.parts import JobParts
 from freeroam.jobs.retention import Retention
@@ -117,7 +117,7 @@ class Runtime:
             open_pictures=self.decoders.open_pictures,
             calls=self.calls,
             loads=self.loads,
-            start_models=self._start_models,
+            start_models=tuple(spec for spec in self._start_models if isinstance(spec, ModelSpec)),
         )
 
     async def __aenter__(self) -> Self:

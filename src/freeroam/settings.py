@@ -13,7 +13,8 @@ from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_v
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from freeroam.api.parts import ApiConfig
-from freeroam.engines.specs import EngineConfig, ModelSpec
+from freeroam.engines.declarations import ModelDefaults, read_models_file
+from freeroam.engines.specs import EngineConfig, EnsembleSpec, ModelSpec
 from freeroam.jobs.parts import JobConfig
 from freeroam.secret_files import SECRETS, SecretFiles
 from freeroam.security.keys import Key, read_keys_file
@@ -27,7 +28,6 @@ from freeroam.vocabulary.errors import ConfigurationError
 LATER_SETTINGS = {
     "SECRET_KEY": "browser sessions and saved cameras",
     "SESSION_TTL": "browser sessions",
-    "MODELS": "several models at once",
     "KEEP_FRAMES": "kept pictures",
     "MIN_REPLICAS": "ENGINE=ray",
     "MAX_REPLICAS": "ENGINE=ray",
@@ -77,12 +77,14 @@ class Settings(BaseSettings):
     model_type: str = Field("detector", description="A built-in name, or package.module:Class.")
     model_path: str = Field("", description="Folder, file or name that the model loads from.")
     model_roots: List = Field(
-        (), description="Folders that models may be loaded from at run time; MODEL_PATH's own unless set."
+        (), description="Folders, and names on a hub, that models may be loaded from at run time; MODEL_PATH's own."
     )
+    models: Path | None = Field(None, description="YAML or JSON file with more models, and ensembles of them.")
     model_version: str = Field("1", pattern=r"^[A-Za-z0-9._-]{1,64}$", description="Version of the model of the start.")
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N.")
     num_replicas: int = Field(1, ge=1, le=64, description="Processes that run the model.")
     model_load_timeout: Seconds = Field(600, description="Seconds a model may take to load.")
+    model_health_interval: Seconds = Field(30, description="Seconds between two looks of a model at itself.")
     inference_timeout: Seconds = Field(60, description="Seconds a model call may take before its process is replaced.")
     max_batch_size: int = Field(8, ge=1, le=64, description="Questions in one model call.")
     max_batch_wait_ms: float = Field(5, ge=0, le=100, description="Longest wait for a fuller batch, milliseconds.")
@@ -241,7 +243,7 @@ class Settings(BaseSettings):
             max_batch_size=self.max_batch_size,
             max_batch_wait_ms=self.max_batch_wait_ms,
             model_roots=self.model_folders(),
-            model_types=tuple({spec.model_type for spec in self.model_specs()}),
+            model_types=tuple({spec.model_type for spec in self.model_specs() if isinstance(spec, ModelSpec)}),
             request_timeout_s=self.request_timeout,
             stream_idle_timeout_s=self.stream_idle_timeout,
             root_path=self.root_path,
@@ -269,8 +271,10 @@ class Settings(BaseSettings):
             return ()
         return (path if path.is_dir() else path.parent,)
 
-    def model_specs(self) -> tuple[ModelSpec, ...]:
-        """Return the models to load at the start; a class of one's own is called by its class name."""
+    def model_specs(self) -> tuple[ModelSpec | EnsembleSpec, ...]:
+        """Return what is to be loaded at the start; a class of one's own is called by its class name."""
+        defaults = ModelDefaults(self.device, self.max_batch_size, self.max_batch_wait_ms)
+        more = read_models_file(self.models, defaults) if self.models else ()
         spec = ModelSpec(
             name=self.model_type.rpartition(":")[2].rpartition(".")[2],
             version=self.model_version,
@@ -281,7 +285,7 @@ class Settings(BaseSettings):
             max_batch=self.max_batch_size,
             max_batch_wait_ms=self.max_batch_wait_ms,
         )
-        return (spec,)
+        return (spec, *more)
 
     def engine_config(self) -> EngineConfig:
         """Return what holds for all models."""
@@ -290,6 +294,7 @@ class Settings(BaseSettings):
             max_priority_wait_s=self.max_priority_wait,
             load_timeout_s=self.model_load_timeout,
             inference_timeout_s=self.inference_timeout,
+            health_interval_s=self.model_health_interval,
         )
 
     def decoder_config(self) -> DecoderConfig:

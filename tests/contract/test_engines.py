@@ -420,13 +420,13 @@ async def test_where_both_do_not_fit_questions_wait_for_the_new_version(runs: Ru
         swapping = asyncio.create_task(engine.load_model(fake(version="2", load_ms=200.0), unload_first=True))
         await until(lambda: "fake@1" not in versions_of(engine))
         assert engine.describe("fake").state in {ModelState.LOADING, ModelState.WARMING}
-        assert engine.describe().wishes.width_px == engine.wishes().width_px == 320
+        assert engine.describe().wishes.width_px == engine.wishes_of().width_px == 320
 
         output = await engine.ask(question())
 
         await swapping
         assert output.version == "2"
-        assert engine.wishes("fake").width_px is None
+        assert engine.wishes_of("fake").width_px is None
 
 
 async def test_a_previous_version_can_be_kept_and_traffic_be_split(runs: Runs) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 
@@ -51,6 +51,7 @@ class EmbeddedEngine:
         for spec in models:
             if isinstance(spec, ModelSpec):
                 check_spec(spec)
+        _refuse_doubles(spec for spec in models if isinstance(spec, ModelSpec))
         check_ensembles(
             [spec for spec in models if isinstance(spec, EnsembleSpec)],
             [(spec.name, spec.version) for spec in models if isinstance(spec, ModelSpec)],
@@ -147,7 +148,7 @@ class EmbeddedEngine:
         """Return the version of ``model`` that would answer now; ``NotFound`` if there is none."""
         return self._registry.describe(self._registry.resolve(model))
 
-    def wishes(self, model: str | None = None) -> ModelWishes:
+    def wishes_of(self, model: str | None = None) -> ModelWishes:
         """Return the wishes of the version of ``model`` that would answer now; ``NotFound`` if there is none."""
         return self._registry.resolve(model).wishes
 
@@ -238,3 +239,14 @@ def check_spec(spec: ModelSpec) -> None:
         raise ConfigurationError(f"MAX_BATCH_WAIT_MS={spec.max_batch_wait_ms}: expected 0 to 100")
     if spec.replicas < 1:
         raise ConfigurationError(f"NUM_REPLICAS={spec.replicas}: expected at least 1")
+
+
+def _refuse_doubles(specs: Iterable[ModelSpec]) -> None:
+    seen: set[tuple[str, str]] = set()
+    for spec in specs:
+        if (spec.name, spec.version) in seen:
+            raise ConfigurationError(
+                f"model {spec.name} has version {spec.version} twice; give one of them another version or name "
+                "(the model of MODEL_TYPE counts too)"
+            )
+        seen.add((spec.name, spec.version))

@@ -74,7 +74,7 @@ class Engine(Protocol):
         """
         ...
 
-    def wishes(self, model: str | None = None) -> ModelWishes:
+    def wishes_of(self, model: str | None = None) -> ModelWishes:
         """Return what the version that ``describe`` names would like to be given; cheap enough for every question.
 
         Raises:

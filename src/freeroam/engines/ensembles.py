@@ -47,7 +47,7 @@ class Models(Protocol):
         """Return what a model is."""
         ...
 
-    def wishes(self, model: str | None = None) -> ModelWishes:
+    def wishes_of(self, model: str | None = None) -> ModelWishes:
         """Return what a model would like to be given."""
         ...
 
@@ -81,7 +81,7 @@ class Ensemble:
     @property
     def wishes(self) -> ModelWishes:
         """The largest pictures and the longest window that a part wishes, and the smallest batch."""
-        wishes = [self._models.wishes(part) for part in self.spec.parts]
+        wishes = [self._models.wishes_of(part) for part in self.spec.parts]
         last = wishes[-1]
         return ModelWishes(
             width_px=_largest(wish.width_px for wish in wishes),

@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 
 from freeroam.jobs.asking import Asker
 from freeroam.jobs.control import Control, Outcome
@@ -19,7 +19,7 @@ from freeroam.jobs.report import Report
 from freeroam.sampling.interval import IntervalSampler
 from freeroam.sampling.window import Window, window_of
 from freeroam.store.records import StoredJob
-from freeroam.vocabulary.errors import FreeroamError
+from freeroam.vocabulary.errors import FreeroamError, NotFound
 from freeroam.vocabulary.frame import Clip, Frame
 from freeroam.vocabulary.job import JobSpec, Policy
 from freeroam.vocabulary.model import ModelInfo
@@ -124,6 +124,7 @@ class Runner:
         if clip is None:
             return
         self._clips += 1
+        self._follow_model()
         facts = self._subscription.facts if self._subscription else None
         is_named = self._parts.can_go_back(self.spec.stream_ref) or (facts is not None and not facts.is_live)
         question = question_of(clip, self.spec, f"{self._stored.epoch}.{self._clips}", is_named=is_named)
@@ -149,6 +150,12 @@ class Runner:
             if self._subscription is not None:
                 self._subscription.change_wish(request_of(spec, self.model.wishes, self._cursor).wish)
         self._control.set_paused(spec.paused)
+
+    def _follow_model(self) -> None:
+        """Take the wishes of another version that answers now; frames change their size when the video opens anew."""
+        with suppress(NotFound):
+            if self._parts.engine.wishes_of(self.spec.model) != self.model.wishes:
+                self.amend(self.spec)
 
     def drain(self) -> None:
         """Stop to read; ``run`` returns when what is in flight is stored."""

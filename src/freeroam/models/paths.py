@@ -49,12 +49,16 @@ def find_below(model_path: str, roots: Iterable[Path]) -> str:
     """Return the real path of a model that may be loaded at run time.
 
     Args:
-        model_path: As a caller gave it; a relative one is looked for below each root.
+        model_path: As a caller gave it; a relative one is looked for below each root. The name of a model on a hub is
+            allowed only if it is itself one of the roots, letter by letter.
         roots: From ``MODEL_ROOTS``.
 
     Raises:
         InvalidInput: It is not there, or lies outside every root, also by a link.
     """
+    roots = list(roots)
+    if any(model_path == str(root) and not root.is_absolute() and not root.exists() for root in roots):
+        return model_path
     folders = [root.resolve() for root in roots]
     try:
         for root in folders:

@@ -82,7 +82,7 @@ async def test_giving_up_a_swap_that_made_room_brings_the_old_version_back() -> 
         with pytest.raises(asyncio.CancelledError):
             await swapping
         assert (await waiting).version == "1"
-        assert engine.wishes().width_px == 320
+        assert engine.wishes_of().width_px == 320
         assert versions_of(engine) == {"1": ModelState.READY}
 
 

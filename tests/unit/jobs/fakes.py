@@ -111,6 +111,9 @@ class FakeEngine:
             wishes=self.wishes if self.state is ModelState.READY else ModelWishes(),
         )
 
+    def wishes_of(self, model: str | None = None) -> ModelWishes:
+        return self.describe(model).wishes
+
     def list_models(self) -> list[ModelInfo]:
         return [self.describe()]
 

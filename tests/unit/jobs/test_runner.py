@@ -187,6 +187,20 @@ async def test_a_model_that_says_no_window_is_given_the_greatest_batch(place: Wo
     assert len(place.engine.asked[0].frames) == 8
 
 
+async def test_a_job_follows_the_wishes_of_a_version_that_takes_over(place: Workplace) -> None:
+    place.engine.wishes = ModelWishes(window=1)
+    source = place.sources.of("redis:a")
+    source.put(frame(0))
+    job_id = await start(place, "redis:a")
+    await until(lambda: has_results(place, job_id, 1))
+
+    place.engine.wishes = ModelWishes(window=3)
+    source.put(*(frame(number) for number in range(1, 8)))
+    await until(lambda: has_results(place, job_id, 4))
+
+    assert [len(request.frames) for request in place.engine.asked] == [1, 1, 3, 3]
+
+
 async def test_a_job_waits_for_its_model_to_load_and_learns_its_wishes(place: Workplace) -> None:
     place.engine.state = ModelState.LOADING
     place.engine.wishes = ModelWishes(window=1, width_px=320, height_px=240)
