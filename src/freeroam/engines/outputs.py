@@ -6,7 +6,7 @@ from typing import Any
 
 from freeroam.batching.ticket import Ticket
 from freeroam.engines.replica_process import ReplicaProcess
-from freeroam.vocabulary.errors import ModelError
+from freeroam.vocabulary.errors import FreeroamError, InvalidInput, ModelError
 from freeroam.vocabulary.inference import FinishReason, Output, Prediction
 
 _CONSTRUCT_NAMES = {"cls", "_fields_set"}
@@ -47,8 +47,14 @@ def output_of(
     )
 
 
-def error_of(error: dict[str, str]) -> ModelError:
-    """Return the error that a replica reported for one question."""
+def error_of(error: dict[str, str]) -> FreeroamError:
+    """Return the error that a replica reported for one question; what cannot be asked is the asker's, not the model's.
+
+    Args:
+        error: Its ``code`` and what it says.
+    """
+    if error["code"] == InvalidInput.default_code:
+        return InvalidInput(error["error"])
     return ModelError(error["error"], code=error["code"])
 
 
