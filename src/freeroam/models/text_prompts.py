@@ -54,10 +54,11 @@ class TextPrompts:
                 f"this model reads text only and was given {len(question.frames)} pictures; ask one that sees"
             )
         messages = question.params.messages
-        if not messages and not self._is_chat:
+        wished = question.params.chat
+        if not messages and not (self._is_chat if wished is None else wished):
             return Prompt(self._tokens(question.prompt, is_begun=False), goes_on=True)
         if not self.has_template:
-            raise InvalidInput("this model has no chat template, so it takes a prompt and no messages")
+            raise InvalidInput("this model has no chat template, so it goes on with a text and takes no messages")
         turns: list[dict[str, str]] = [dict(turn) for turn in messages or ()]  # type: ignore[arg-type]
         turns = turns or [{"role": "user", "content": question.prompt}]
         if self._system_prompt and turns[0]["role"] != "system":

@@ -58,6 +58,8 @@ class InferenceParams(BaseModel):
         seed: For repeatable sampling.
         messages: The conversation so far, oldest first, to be put into the model's own chat template; a model that
             reads it takes it instead of the prompt, one that does not reads the prompt alone.
+        chat: Whether the prompt is a question, to be put into the model's chat template, or a text to go on with; None
+            leaves it to the model.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -70,6 +72,7 @@ class InferenceParams(BaseModel):
     stop: list[Words] | None = Field(default=None, max_length=16)
     seed: int | None = Field(default=None, ge=-(2**63), le=2**63 - 1)
     messages: list[ChatMessage] | None = Field(default=None, min_length=1, max_length=1024)
+    chat: bool | None = None
 
 
 class Prediction(BaseModel):

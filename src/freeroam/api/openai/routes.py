@@ -76,7 +76,9 @@ async def create_completion(wish: CompletionBody, request: Request) -> Response:
 
 def _wish(wish: Asked, prompt: str, turns: list[ChatMessage] | None = None, answer_format: AnswerFormat = FREE) -> Wish:
     tuned: dict[str, Any] = wish.tuning()
-    if turns is not None:
+    if turns is None:
+        tuned["chat"] = False
+    else:
         tuned["messages"] = turns
     if answer_format.choices:
         tuned["choices"] = list(answer_format.choices)
