@@ -21,7 +21,7 @@ from freeroam.api.doorkeeper import Doorkeeper
 from freeroam.clock import SystemClock
 from freeroam.observability.logs import configure_logs, get_logger
 from freeroam.observability.metrics import Metrics
-from freeroam.processes.memory import keep_large_blocks_apart
+from freeroam.processes.memory import keep_large_blocks_apart, leave_what_is_loaded
 from freeroam.runtime import Runtime
 from freeroam.settings import LATER_SETTINGS, Settings, load_settings, set_but_unused
 from freeroam.vocabulary.errors import FreeroamError
@@ -72,6 +72,7 @@ def build_application(
                     failed(error)
                 raise
             app.state.parts = runtime.parts
+            leave_what_is_loaded()
             # Registered a second time, because it closes before the parts behind it do.
             stack.push_async_callback(door.close)
             await door.open(runtime.parts)

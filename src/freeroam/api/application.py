@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from typing import Any
 
 from fastapi import Depends, FastAPI, Request
@@ -17,6 +18,7 @@ from starlette.requests import HTTPConnection
 import freeroam
 from freeroam.api import exposition, health, infer, jobs, listening, models, prompts, status
 from freeroam.api.bounds import AnswerDeadline, BodyLimit, ConnectionLimit
+from freeroam.api.direct_route import DirectDoors
 from freeroam.api.docs import add_docs
 from freeroam.api.doorkeeper import Doorkeeper
 from freeroam.api.gate import Gate
@@ -66,17 +68,21 @@ def create_application(
         redirect_slashes=False,
         root_path=config.root_path,
         dependencies=[Depends(refuse_unknown_parameters)],
+        telemetry={"tracing": False, "metrics": False, "auto_configure": False},
     )
     app.state.config = config
-    app.router.routes.extend((*infer.ROUTES, *openai.ROUTES))
+    direct = (*infer.ROUTES, *openai.ROUTES)
+    app.router.routes.extend(direct)
     for noun in (health, jobs, listening, prompts, models, status, openai, oip, oip_repository):
         app.include_router(noun.router)
     if config.enable_metrics:
         app.include_router(exposition.router)
     add_docs(app)
-    _map_errors(app, metrics)
+    tell = partial(_answer_of, metrics)
+    _map_errors(app, tell)
     # The last one added is the outermost.
     app.add_middleware(AnswerDeadline, timeout_s=config.request_timeout_s)
+    app.add_middleware(DirectDoors, routes=direct, tell=tell, timeout_s=config.request_timeout_s)
     app.add_middleware(BodyLimit, max_body_bytes=config.max_body_bytes)
     app.add_middleware(Gate, doorkeeper=doorkeeper or Doorkeeper(config, clock), metrics=metrics)
     app.add_middleware(ConnectionLimit, max_connections=config.max_connections, metrics=metrics)
@@ -132,12 +138,16 @@ def describe(app: FastAPI) -> dict[str, Any]:
     return schema
 
 
-def _map_errors(app: FastAPI, metrics: Metrics) -> None:
+def _answer_of(metrics: Metrics, error: FreeroamError) -> ProblemResponse:
+    if isinstance(error, RateLimited | Unavailable):
+        metrics.rejected.labels(error.code).inc()
+    return problem_of(error)
+
+
+def _map_errors(app: FastAPI, tell: Callable[[FreeroamError], ProblemResponse]) -> None:
     @app.exception_handler(FreeroamError)
-    async def tell(_: Request, error: FreeroamError) -> ProblemResponse:
-        if isinstance(error, RateLimited | Unavailable):
-            metrics.rejected.labels(error.code).inc()
-        return problem_of(error)
+    async def tell_ours(_: Request, error: FreeroamError) -> ProblemResponse:
+        return tell(error)
 
     @app.exception_handler(RequestValidationError)
     async def tell_invalid(_: Request, error: RequestValidationError) -> ProblemResponse:

@@ -7,6 +7,7 @@ import asyncio
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from freeroam.api.gate import read_headers
 from freeroam.api.problems import ProblemResponse, problem_of
 from freeroam.api.shapes import path_of
 from freeroam.observability.metrics import Metrics
@@ -24,6 +25,7 @@ class ConnectionLimit:
         self._max_connections = max_connections
         self._metrics = metrics
         self.open = 0
+        metrics.connections.set_function(lambda: self.open)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let the request pass, or answer 503."""
@@ -37,13 +39,11 @@ class ConnectionLimit:
             await problem_of(Unavailable(message, retry_after_s=2.0))(scope, receive, send)
             return
         self.open += 1
-        self._metrics.connections.set(self.open)
         scope["freeroam.connections"] = self.open
         try:
             await self._app(scope, receive, send)
         finally:
             self.open -= 1
-            self._metrics.connections.set(self.open)
 
 
 class BodyLimit:
@@ -58,9 +58,13 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        length = next((value for name, value in scope["headers"] if name == b"content-length"), b"")
-        if length.isdigit() and int(length) > self._max_body_bytes:
-            await ProblemResponse(413, self._message, headers=[(b"connection", b"close")])(scope, receive, send)
+        length = read_headers(scope).get("content-length", "")
+        # A server reads no more of a body than its length says, so one that is short enough needs no counting.
+        if length.isascii() and length.isdigit():
+            if int(length[:20]) > self._max_body_bytes:
+                await ProblemResponse(413, self._message, headers=[(b"connection", b"close")])(scope, receive, send)
+            else:
+                await self._app(scope, receive, send)
             return
         seen_bytes = 0
 
@@ -82,7 +86,7 @@ class BodyLimit:
 def lift_deadline(scope: Scope) -> None:
     """Let the answer to this request take as long as it takes."""
     deadline: asyncio.Timeout | None = scope.get("freeroam.answer_deadline")
-    if deadline is not None:
+    if deadline is not None and not deadline.expired():
         deadline.reschedule(None)
 
 
@@ -107,7 +111,7 @@ class AnswerDeadline:
                     nonlocal has_begun
                     if not has_begun:
                         has_begun = True
-                        deadline.reschedule(None)
+                        lift_deadline(scope)
                     await send(message)
 
                 await self._app(scope, receive, send_in_time)

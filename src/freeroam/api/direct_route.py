@@ -7,7 +7,8 @@ would work on an ordinary route too.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol, cast
 
 from fastapi.routing import APIRoute
@@ -17,9 +18,9 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from freeroam.api.gate import read_headers
-from freeroam.api.problems import explain_validation
+from freeroam.api.problems import ProblemResponse, explain_validation
 from freeroam.api.shapes import is_below, path_of
-from freeroam.vocabulary.errors import FreeroamError, InvalidInput, UnknownField
+from freeroam.vocabulary.errors import DeadlineExceeded, FreeroamError, InvalidInput, UnknownField
 
 
 class Endpoint(Protocol):
@@ -43,6 +44,56 @@ class DirectRoute(APIRoute):
         super().__init__(path, endpoint, methods=["POST"], **options)
         body = self.dependant.body_params[0].field_info.annotation
         self.app = _reading(cast("type[BaseModel]", body), cast("Endpoint", endpoint))
+
+
+class DirectDoors:
+    """Pure ASGI middleware, the innermost but for the deadline: hands calls of direct routes straight to them.
+
+    The way through the application's own layers and all its routes would cost a call of a model as much as the rest.
+
+    Args:
+        app: For every other request.
+        routes: By their paths.
+        tell: Makes the answer of an error.
+        timeout_s: Until a request's body must be complete, and its answer begun.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        routes: Sequence[DirectRoute],
+        tell: Callable[[FreeroamError], ProblemResponse],
+        timeout_s: float,
+    ) -> None:
+        self._app = app
+        self._routes = {route.path: route for route in routes}
+        self._tell = tell
+        self._timeout_s = timeout_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on to whom it is for."""
+        route = None
+        if scope["type"] == "http" and scope["method"] == "POST":
+            route = self._routes.get(path_of(scope))
+        if route is None:
+            await self._app(scope, receive, send)
+            return
+        scope["route"] = route
+        try:
+            # One deadline serves the reading of the body and the call (``InferenceCall`` takes it over).
+            async with asyncio.timeout(self._timeout_s) as deadline:
+                scope["freeroam.answer_deadline"] = deadline
+                try:
+                    await route.app(scope, receive, send)
+                except FreeroamError as error:
+                    if not deadline.expired():
+                        deadline.reschedule(None)
+                    await self._tell(error)(scope, receive, send)
+        except TimeoutError:
+            if not deadline.expired():
+                raise
+            late = DeadlineExceeded(f"The body was not complete within {self._timeout_s:g} s (REQUEST_TIMEOUT)")
+            await self._tell(late)(scope, receive, send)
 
 
 def _reading(body_type: type[BaseModel], endpoint: Endpoint) -> ASGIApp:
@@ -85,13 +136,15 @@ async def collect_body(receive: Receive) -> bytes:
     """
     message = await receive()
     body: bytes = message.get("body", b"")
+    if message["type"] == "http.request" and not message.get("more_body", False):
+        return body
     pieces = [body]
     while message["type"] == "http.request" and message.get("more_body", False):
         message = await receive()
         pieces.append(message.get("body", b""))
     if message["type"] == "http.disconnect":
         raise ClientDisconnect
-    return body if len(pieces) == 1 else b"".join(pieces)
+    return b"".join(pieces)
 
 
 def unreadable(error: ValidationError) -> FreeroamError:

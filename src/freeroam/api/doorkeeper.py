@@ -35,6 +35,7 @@ class Doorkeeper:
     def __init__(self, config: ApiConfig, clock: Clock) -> None:
         self.config = config
         self._keys = KeyRing(config.keys)
+        self._callers = {key.name: _caller_of(key) for key in config.keys}
         self._limiter = RateLimiter(clock)
         self._endpoint_limits = [_compile_limit(text, limit) for text, limit in config.rates.per_endpoint.items()]
 
@@ -52,7 +53,7 @@ class Doorkeeper:
         """
         text = _key_in(headers)
         if text is not None and not self._keys.is_empty:
-            return _caller_of(self._keys.find(text))
+            return self._callers[self._keys.find(text).name]
         if not self._keys.is_empty and not self.config.allow_anonymous:
             raise Unauthenticated(KEYS_WANTED)
         if not self.config.allow_anonymous:

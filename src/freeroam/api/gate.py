@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from freeroam.api.doorkeeper import KEYS_WANTED, Doorkeeper
 from freeroam.api.problems import ProblemResponse, problem_of
@@ -28,6 +29,7 @@ _READS = re.compile(r"POST /v2/repository/index")
 log = get_logger(__name__)
 
 
+@lru_cache(maxsize=1024)
 def right_needed(method: str, path: str) -> Right:
     """Return the right that a request needs: ``read`` to look, ``run`` to ask, ``admin`` for the rest.
 
@@ -86,7 +88,9 @@ class Gate:
             await self._refuse(refusal or Unauthenticated(KEYS_WANTED), scope, receive, send)
         else:
             scope["freeroam.caller"] = caller
-            await self._app(scope, receive, send if verdict is None else _with_headers(send, verdict))
+            if verdict is not None:
+                scope.setdefault("freeroam.answer_headers", []).extend(verdict.headers())
+            await self._app(scope, receive, send)
 
     async def _refuse(self, error: FreeroamError, scope: Scope, receive: Receive, send: Send) -> None:
         self._metrics.rejected.labels(error.code).inc()
@@ -115,12 +119,3 @@ def _check_right(caller: Caller, method: str, path: str) -> None:
 def _too_often(verdict: Verdict) -> ProblemResponse:
     message = f"More than {verdict.limit} requests in a minute"
     return ProblemResponse(429, message, {"retry_after_seconds": verdict.retry_after_s}, verdict.headers())
-
-
-def _with_headers(send: Send, verdict: Verdict) -> Send:
-    async def send_with_headers(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            message["headers"] = [*message.get("headers", ()), *verdict.headers()]
-        await send(message)
-
-    return send_with_headers

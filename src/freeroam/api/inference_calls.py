@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -37,6 +38,8 @@ from freeroam.vocabulary.inference import InferenceParams, InferenceRequest, Out
 
 NO_PARAMS = InferenceParams()
 MAX_CLIENT_ID_CHARS = 128
+BACKSTOP_S = 0.25
+"""How long after the deadline a call is ended that the engine has not ended."""
 
 
 class CallerGone(Exception):
@@ -72,6 +75,7 @@ class Arrival:
         priority: From ``X-Priority``.
         timeout_s: From ``X-Request-Timeout-Ms``.
         scope: Where what the log is to tell of it is noted; None at doors that are not HTTP.
+        deadline: What ends the request's task at the deadline, where its door has such a thing.
     """
 
     caller: Caller
@@ -79,6 +83,7 @@ class Arrival:
     priority: Priority | None = None
     timeout_s: float | None = None
     scope: Scope | None = None
+    deadline: asyncio.Timeout | None = None
 
 
 def arrival_of(scope: Scope) -> Arrival:
@@ -104,6 +109,7 @@ def read_arrival(caller: Caller, request_id: str, headers: Mapping[str, str], sc
         None if priority is None else read_priority(priority),
         None if timeout_ms is None else _read_timeout_s(timeout_ms),
         scope,
+        None if scope is None else scope.get("freeroam.answer_deadline"),
     )
 
 
@@ -209,13 +215,22 @@ class InferenceCall:
     _first_s: float = 0.0
     _last_s: float = 0.0
     _reason: BaseException | None = None
-    _span: asyncio.Timeout = field(default_factory=lambda: asyncio.timeout(None))
+    _span: asyncio.Timeout | None = None
+    _own_span: asyncio.Timeout | None = None
     _place: Any = None
 
     async def __aenter__(self) -> Self:
         """Begin; from now on a stop waits for it."""
         self.began_s = self.parts.clock.monotonic_s()
-        await self._span.__aenter__()
+        own_s, span = self.arrival.timeout_s, self.arrival.deadline
+        # The engine knows the deadline and fails what is late; this one is for whatever else may take time.
+        if span is None:
+            limit_s = self.config.request_timeout_s
+            self._own_span = span = asyncio.timeout(min(limit_s, own_s or limit_s) + BACKSTOP_S)
+            await span.__aenter__()
+        elif own_s is not None and own_s < self.config.request_timeout_s:
+            span.reschedule(asyncio.get_running_loop().time() + own_s + BACKSTOP_S)
+        self._span = span
         self.parts.calls.add(self)
         return self
 
@@ -226,19 +241,30 @@ class InferenceCall:
         self.parts.calls.discard(self)
         if self._place is not None:
             self._place.release()
-        try:
-            await self._span.__aexit__(kind, error, trace)
-        except TimeoutError:
-            assert self._reason is not None
-            self._count(self._reason)
-            raise self._reason from None
+        span = self._span
+        assert span is not None
+        was_cut = isinstance(error, asyncio.CancelledError) and span.expired()
+        if self._own_span is not None:
+            with suppress(TimeoutError):
+                await self._own_span.__aexit__(kind, error, trace)
+        elif not span.expired():
+            span.reschedule(None)
+        if was_cut:
+            reason = self._reason or DeadlineExceeded("No answer began within the time there was (REQUEST_TIMEOUT)")
+            self._count(reason)
+            raise reason from None
         self._count(error)
 
     def cut(self, error: BaseException) -> None:
         """End the call from outside: whatever it waits for is cancelled, and its task gets ``error``."""
-        if self._reason is None:
+        if self._reason is None and self._span is not None and not self._span.expired():
             self._reason = error
             self._span.reschedule(asyncio.get_running_loop().time())
+
+    def _lift_deadline(self) -> None:
+        """Let an answer that has begun take as long as it takes, unless it is being cut already."""
+        if self._reason is None and self._span is not None and not self._span.expired():
+            self._span.reschedule(None)
 
     async def bring(self, images: Sequence[Image]) -> None:
         """Take in the client's pictures: a place in the model's queue first, the costly decoding after it.
@@ -280,7 +306,9 @@ class InferenceCall:
                 if isinstance(item, Piece):
                     self.tokens = item.index + item.count
                     self._last_s = clock.monotonic_s()
-                    self._first_s = self._first_s or self._last_s
+                    if not self._first_s:
+                        self._first_s = self._last_s
+                        self._lift_deadline()
                 else:
                     self.output = item
                 yield item
@@ -310,8 +338,10 @@ class InferenceCall:
                 counts.inter_token_latency.observe((self._last_s - self._first_s) / (self.tokens - 1))
         if output is not None:
             counts.e2e_request_latency.observe(ended_s - self.began_s)
-            counts.prompt_tokens.inc(output.prompt_tokens)
-        counts.generation_tokens.inc(self.tokens)
+            if output.prompt_tokens:
+                counts.prompt_tokens.inc(output.prompt_tokens)
+        if self.tokens:
+            counts.generation_tokens.inc(self.tokens)
         if self.arrival.scope is not None:
             note(
                 self.arrival.scope,

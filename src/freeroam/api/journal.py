@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import re
-import uuid
 
+from prometheus_client import Counter, Histogram
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from freeroam.api.gate import read_headers
 from freeroam.api.problems import ProblemResponse
 from freeroam.api.shapes import path_of
 from freeroam.clock import Clock
-from freeroam.observability.logs import get_logger
+from freeroam.observability.logs import LineLog, get_logger
 from freeroam.observability.metrics import Metrics
 from freeroam.security.keys import Caller
+from freeroam.security.redaction import redact_text
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _QUIET = re.compile(r"/health(/[a-z]+)?|/metrics|/static-docs/.*")
@@ -21,7 +24,10 @@ CLIENT_CLOSED_REQUEST = 499
 """What the log and the counts call a request whose sender was gone before it had an answer."""
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
+_STARTS = frozenset({"http.response.start", "websocket.http.response.start"})
+
 log = get_logger(__name__)
+request_log = LineLog(__name__, "request")
 
 
 class Journal:
@@ -37,6 +43,7 @@ class Journal:
         self._app = app
         self._clock = clock
         self._metrics = metrics
+        self._counts: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on and write its line when it is over."""
@@ -44,7 +51,7 @@ class Journal:
             await self._app(scope, receive, send)
             return
         given = read_headers(scope).get("x-request-id", "")
-        request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        request_id = given if _REQUEST_ID.fullmatch(given) else os.urandom(16).hex()
         scope["freeroam.request_id"] = request_id
         scope["freeroam.transport"] = getattr(getattr(receive, "__self__", None), "transport", None)
         path = path_of(scope)  # now, because a mounted application shortens it
@@ -53,9 +60,10 @@ class Journal:
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
-            if message["type"] in {"http.response.start", "websocket.http.response.start"}:
+            if message["type"] in _STARTS:
                 status = message["status"]
-                message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
+                more = scope.get("freeroam.answer_headers", ())
+                message["headers"] = [*message.get("headers", ()), *more, (b"x-request-id", request_id.encode())]
             elif message["type"] == "websocket.accept":
                 status = 101
             await send(message)
@@ -77,28 +85,46 @@ class Journal:
     def _write(self, scope: Scope, path: str, status: int, duration_s: float) -> None:
         method = scope.get("method", "WEBSOCKET")
         route = getattr(scope.get("route"), "path", "unknown")
-        label = method if method in _METHODS or method == "WEBSOCKET" else "other"
-        self._metrics.http_requests.labels(label, route, str(status)).inc()
+        requests, duration = self._counts_of(method, route, status)
+        requests.inc()
         if scope["type"] == "http" and not scope.get("freeroam.is_stream"):
-            self._metrics.http_duration.labels(label, route).observe(duration_s)
+            duration.observe(duration_s)
         caller: Caller | None = scope.get("freeroam.caller")
         query = scope.get("query_string", b"").decode("latin-1")
-        level = log.debug if _QUIET.fullmatch(path) and status < 400 else log.info
-        level(
-            "request",
-            request_id=scope["freeroam.request_id"],
-            method=method,
-            path=f"{path}?{query}" if query else path,
-            status=status,
-            duration_ms=round(duration_s * 1000, 1),
-            caller=caller.name if caller else None,
-            peer=(scope.get("client") or (None,))[0],
-            **scope.get("freeroam.notes", {}),
+        # A route without parameters is not what a caller wrote, so only other paths can hold a secret.
+        shown = path if path == route and not query else redact_text(f"{path}?{query}" if query else path)
+        request_log.write(
+            logging.DEBUG if status < 400 and _QUIET.fullmatch(path) else logging.INFO,
+            {
+                "request_id": scope["freeroam.request_id"],
+                "method": method if method in _METHODS else redact_text(method),
+                "path": shown,
+                "status": status,
+                "duration_ms": round(duration_s * 1000, 1),
+                "caller": caller.name if caller else None,
+                "peer": (scope.get("client") or (None,))[0],
+                **scope.get("freeroam.notes", {}),
+            },
+            self._clock.epoch_s(),
         )
+
+    def _counts_of(self, method: str, route: str, status: int) -> tuple[Counter, Histogram]:
+        """Return what counts and times such requests, looked up once."""
+        label = method if method in _METHODS or method == "WEBSOCKET" else "other"
+        key = (label, route, status)
+        found = self._counts.get(key)
+        if found is None:
+            metrics = self._metrics
+            found = (
+                metrics.http_requests.labels(label, route, str(status)),
+                metrics.http_duration.labels(label, route),
+            )
+            self._counts[key] = found
+        return found
 
 
 def note(scope: Scope, **fields: object) -> None:
-    """Add fields to the line that the request will have in the log; a None is left out."""
+    """Add fields to the line that the request will have in the log; a None is left out, and nothing is redacted."""
     notes = scope.setdefault("freeroam.notes", {})
     notes.update((name, value) for name, value in fields.items() if value is not None)
 

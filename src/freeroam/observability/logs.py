@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from typing import IO, Any, Literal, cast
 
@@ -18,6 +19,7 @@ LogFormat = Literal["json", "text"]
 Logger = structlog.stdlib.BoundLogger
 
 _FIELDS = "freeroam_fields"
+_IS_CLEAN = "freeroam_is_clean"
 _ROUTED = ("uvicorn", "uvicorn.error", "uvicorn.access", "uvicorn.asgi", "alembic", "sqlalchemy", "asyncio")
 
 
@@ -41,6 +43,43 @@ def get_logger(name: str) -> Logger:
     return cast("Logger", wrapped)
 
 
+class LineLog:
+    """Writes lines of one event whose fields hold no secret by the way they are made, and so are not searched for one.
+
+    What a caller wrote must have passed ``redact_text`` before; searching each field of each request costs more than
+    answering it.
+
+    Args:
+        name: Of the standard library's logger that the lines go through.
+        event: The event word.
+    """
+
+    def __init__(self, name: str, event: str) -> None:
+        self._name = name
+        self._event = event
+        self._logger = logging.getLogger(name)
+
+    def write(self, level: int, fields: EventDict, epoch_s: float) -> None:
+        """Write one line, if lines of that level are wanted.
+
+        Args:
+            level: Of the standard library.
+            fields: Free of secrets.
+            epoch_s: Seconds since 1970, now.
+        """
+        if not self._logger.isEnabledFor(level):
+            return
+        fields = {"event": self._event, **fields}
+        own = _only_ours(self._logger)
+        if own is not None:
+            own.write_line(level, self._name, fields, epoch_s)
+            return
+        record = logging.LogRecord(self._name, level, "", 0, _Message(fields), None, None)
+        record.__dict__[_FIELDS] = fields
+        record.__dict__[_IS_CLEAN] = True
+        self._logger.handle(record)
+
+
 def configure_logs(level: str = "INFO", log_format: LogFormat | None = None, stream: IO[str] | None = None) -> None:
     """Send every log line of this process to ``stream`` in one form; calling it again replaces the form.
 
@@ -52,8 +91,7 @@ def configure_logs(level: str = "INFO", log_format: LogFormat | None = None, str
     """
     target = stream or sys.stderr
     chosen = log_format or ("text" if target.isatty() else "json")
-    line_handler = logging.StreamHandler(target)
-    line_handler.setFormatter(LineFormatter(chosen, colors=chosen == "text" and target.isatty()))
+    line_handler = _LineHandler(target, LineFormatter(chosen, colors=chosen == "text" and target.isatty()))
     root = logging.getLogger()
     for old in list(root.handlers):
         if isinstance(old.formatter, LineFormatter):
@@ -78,23 +116,68 @@ class LineFormatter(logging.Formatter):
 
     def __init__(self, log_format: LogFormat, *, colors: bool = False) -> None:
         super().__init__()
+        self._second = -1
+        self._moment = ""
         self._renderer = None if log_format == "json" else structlog.dev.ConsoleRenderer(colors=colors)
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line of ``record``, without a newline at its end."""
-        moment = datetime.fromtimestamp(record.created, tz=UTC).isoformat(timespec="milliseconds")
-        fields: EventDict = {
-            "timestamp": moment.replace("+00:00", "Z"),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-        }
+        fields = self.head(record.levelname, record.name, record.created)
         own = getattr(record, _FIELDS, None)
-        fields.update(redact_value(own) if own is not None else {"event": redact_text(record.getMessage())})
+        if own is not None and getattr(record, _IS_CLEAN, False):
+            fields.update(own)
+        else:
+            fields.update(redact_value(own) if own is not None else {"event": redact_text(record.getMessage())})
         if record.exc_info:
             fields["exception"] = redact_text(self.formatException(record.exc_info))
+        return self.line(fields)
+
+    def head(self, level: str, name: str, epoch_s: float) -> EventDict:
+        """Return the fields that every line begins with."""
+        second, milliseconds = divmod(int(epoch_s * 1000.0), 1000)
+        if second != self._second:
+            self._second = second
+            self._moment = datetime.fromtimestamp(second, tz=UTC).strftime("%Y-%m-%dT%H:%M:%S")
+        return {"timestamp": f"{self._moment}.{milliseconds:03d}Z", "level": level.lower(), "logger": name}
+
+    def line(self, fields: EventDict) -> str:
+        """Return redacted fields as one line."""
         if self._renderer is None:
             return _to_json(fields)
-        return str(self._renderer(None, record.levelname.lower(), fields))
+        return str(self._renderer(None, fields["level"], fields))
+
+
+class _LineHandler(logging.StreamHandler[IO[str]]):
+    """Writes lines; those of ``LineLog`` without the making of a record, which costs more than the line."""
+
+    def __init__(self, stream: IO[str], formatter: LineFormatter) -> None:
+        super().__init__(stream)
+        self.setFormatter(formatter)
+        self._lines = formatter
+
+    def write_line(self, level: int, name: str, fields: EventDict, epoch_s: float) -> None:
+        """Write one line of clean fields."""
+        head = self._lines.head(logging.getLevelName(level), name, epoch_s)
+        line = self._lines.line({**head, **fields})
+        with self.lock or nullcontext():
+            try:
+                self.stream.write(f"{line}\n")
+                self.stream.flush()
+            except OSError:  # a reader of our log that went away stops no request
+                pass
+
+
+def _only_ours(logger: logging.Logger) -> _LineHandler | None:
+    """Return the handler of ``configure_logs`` if nobody else, on the way up from ``logger``, would get its lines."""
+    level: logging.Logger | None = logger
+    while level is not None and level.parent is not None:
+        if level.handlers or level.filters or not level.propagate:
+            return None
+        level = level.parent
+    handlers = logging.root.handlers
+    if len(handlers) == 1 and type(handlers[0]) is _LineHandler:
+        return handlers[0]
+    return None
 
 
 class _Message:

@@ -6,6 +6,7 @@ import ipaddress
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -58,7 +59,7 @@ def find_origin(peer: str | None, headers: Mapping[str, str], trusted_proxies: S
         trusted_proxies: From ``TRUSTED_PROXIES``.
     """
     peer_address = parse_address(peer) if peer is not None else ipaddress.IPv4Address("127.0.0.1")
-    was_forwarded = any(name in headers for name in FORWARDING_HEADERS)
+    was_forwarded = not FORWARDING_HEADERS.isdisjoint(headers)
     if peer_address is None:
         return Origin(None, is_local=False)
     if not was_forwarded:
@@ -72,6 +73,7 @@ def find_origin(peer: str | None, headers: Mapping[str, str], trusted_proxies: S
     return Origin(walks[0][-1] if walks and walks[0] else None, is_local=is_local)
 
 
+@lru_cache(maxsize=4096)
 def parse_address(text: str) -> Address | None:
     """Return the IP address in ``text``, with or without port or brackets; IPv4 inside IPv6 comes out as IPv4."""
     text = text.strip().strip('"')
