@@ -142,10 +142,7 @@ def test_outputs_are_told_in_the_order_they_were_asked_for() -> None:
     cat = Prediction(label="cat", confidence=0.5, bbox=[1, 2, 3, 4])
     rain = Prediction(label="rain", confidence=0.25)
     output = Output(
-        predictions=[
-            Prediction(label="cat", confidence=0.5, bbox=[1, 2, 3, 4]),
-            Prediction(label="rain", confidence=0.25),
-        ],
+        predictions=[cat, rain],
         text="a cat",
         confidence=[],
         extra={},
