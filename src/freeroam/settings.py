@@ -16,6 +16,7 @@ from freeroam.api.parts import ApiConfig
 from freeroam.engines.declarations import ModelDefaults, read_models_file
 from freeroam.engines.specs import EngineConfig, EnsembleSpec, ModelSpec
 from freeroam.jobs.parts import JobConfig
+from freeroam.models.paths import is_address
 from freeroam.secret_files import SECRETS, SecretFiles
 from freeroam.security.keys import Key, read_keys_file
 from freeroam.security.limits import RateConfig
@@ -77,7 +78,7 @@ class Settings(BaseSettings):
     model_type: str = Field("detector", description="A built-in name, or package.module:Class.")
     model_path: str = Field("", description="Folder, file or name that the model loads from.")
     model_roots: List = Field(
-        (), description="Folders, and names on a hub, that models may be loaded from at run time; MODEL_PATH's own."
+        (), description="Folders, hub names and servers that models may be loaded from at run time; MODEL_PATH's own."
     )
     models: Path | None = Field(None, description="YAML or JSON file with more models, and ensembles of them.")
     model_version: str = Field("1", pattern=r"^[A-Za-z0-9._-]{1,64}$", description="Version of the model of the start.")
@@ -243,6 +244,7 @@ class Settings(BaseSettings):
             max_batch_size=self.max_batch_size,
             max_batch_wait_ms=self.max_batch_wait_ms,
             model_roots=self.model_folders(),
+            model_addresses=self.model_addresses(),
             model_types=tuple({spec.model_type for spec in self.model_specs() if isinstance(spec, ModelSpec)}),
             request_timeout_s=self.request_timeout,
             stream_idle_timeout_s=self.stream_idle_timeout,
@@ -265,11 +267,15 @@ class Settings(BaseSettings):
     def model_folders(self) -> tuple[Path, ...]:
         """Return the folders that models may be loaded from at run time."""
         if self.model_roots:
-            return tuple(Path(root) for root in self.model_roots)
+            return tuple(Path(root) for root in self.model_roots if not is_address(root))
         path = Path(self.model_path) if self.model_path else None
         if path is None or not path.exists():
             return ()
         return (path if path.is_dir() else path.parent,)
+
+    def model_addresses(self) -> tuple[str, ...]:
+        """Return the addresses of servers below which models may be loaded at run time."""
+        return tuple(root for root in self.model_roots or (self.model_path,) if is_address(root))
 
     def model_specs(self) -> tuple[ModelSpec | EnsembleSpec, ...]:
         """Return what is to be loaded at the start; a class of one's own is called by its class name."""

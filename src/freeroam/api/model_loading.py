@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from freeroam.engines.specs import ModelSpec
 from freeroam.models.loading import BUILT_IN, GROUP
-from freeroam.models.paths import find_below, guess_model_type
+from freeroam.models.paths import guess_model_type
+from freeroam.models.wished_places import checked_options, find_allowed
 from freeroam.observability.logs import get_logger
 from freeroam.security.redaction import redact_text
 from freeroam.vocabulary.errors import ConfigurationError, FreeroamError, InvalidInput, ModelError
@@ -30,7 +31,8 @@ def read_model_wish(wish: ModelWish, config: ApiConfig) -> ModelSpec:
     Raises:
         InvalidInput: The path lies outside ``MODEL_ROOTS``, or the type is none that may be loaded at run time.
     """
-    path = find_below(wish.model_path, config.model_roots) if wish.model_path else ""
+    roots, addresses = config.model_roots, config.model_addresses
+    path = find_allowed(wish.model_path, roots, addresses) if wish.model_path else ""
     model_type = wish.model_type
     if model_type is None:
         if not path:
@@ -42,7 +44,7 @@ def read_model_wish(wish: ModelWish, config: ApiConfig) -> ModelSpec:
         raise InvalidInput(
             f"model_type: {model_type[:100]!r} cannot be loaded at run time; known: {', '.join(sorted(set(allowed)))}"
         )
-    options: dict[str, Any] = dict(wish.options)
+    options: dict[str, Any] = checked_options(model_type, wish.options, roots, addresses)
     if wish.quantization not in {None, "none"}:
         options["quantization"] = wish.quantization
     return ModelSpec(

@@ -45,6 +45,7 @@ class ApiConfig:
         max_batch_size: Questions in one call of a model that is loaded at run time, unless it is said.
         max_batch_wait_ms: Its longest wait for a fuller batch, unless it is said.
         model_roots: Folders that models may be loaded from at run time; none allows no path.
+        model_addresses: Addresses of servers below which models may be loaded at run time.
         model_types: Types that were named at the start, so that they may be loaded at run time too.
         stream_idle_timeout_s: How long a reader may drain nothing.
         ping_s: Between comments on a quiet event stream.
@@ -67,6 +68,7 @@ class ApiConfig:
     max_batch_size: int = 8
     max_batch_wait_ms: float = 5.0
     model_roots: tuple[Path, ...] = ()
+    model_addresses: tuple[str, ...] = ()
     model_types: tuple[str, ...] = ()
     request_timeout_s: float = 30.0
     stream_idle_timeout_s: float = 60.0

@@ -11,6 +11,7 @@ from freeroam.vocabulary.errors import InvalidInput
 TEXT_TYPE = "transformers_text"
 VLM_TYPE = "transformers_vlm"
 DETECTOR_TYPE = "onnx_detector"
+SERVER_TYPE = "openai_server"
 _CONFIG_BYTES = 4 * 2**20
 _SIGHT = ("vision_config", "vision_tower", "image_token_id", "image_token_index", "mm_vision_tower")
 """What the configuration of a model that looks at pictures has, and that of one which only reads has not."""
@@ -19,9 +20,12 @@ _SIGHT = ("vision_config", "vision_tower", "image_token_id", "image_token_index"
 def guess_model_type(model_path: str) -> str:
     """Return the built-in type that loads what is at a path.
 
-    A ``*.gguf`` file is a language model, a ``*.onnx`` file a detector; a folder goes by its ``config.json``. Anything
-    else, a hub id or what does not exist included, is taken for a language model, whose loading says what is wrong.
+    An http(s) address is a server, a ``*.gguf`` file a language model, a ``*.onnx`` file a detector; a folder goes by
+    its ``config.json``. Anything else, a hub id or what does not exist included, is taken for a language model, whose
+    loading says what is wrong.
     """
+    if is_address(model_path):
+        return SERVER_TYPE
     path = Path(model_path)
     suffix = path.suffix.lower()
     if suffix == ".onnx":
@@ -34,6 +38,11 @@ def guess_model_type(model_path: str) -> str:
         if any(path.glob("*.onnx")) and not any(path.glob("*.gguf")):
             return DETECTOR_TYPE
     return TEXT_TYPE
+
+
+def is_address(model_path: str) -> bool:
+    """Return whether a path is no path but the address of a server."""
+    return model_path.strip().lower().startswith(("http://", "https://"))
 
 
 def _sees(config: Path) -> bool:
