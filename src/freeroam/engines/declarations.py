@@ -17,6 +17,7 @@ from freeroam.vocabulary.errors import ConfigurationError
 
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}"
 _REFERENCE = rf"^{_NAME}(@[A-Za-z0-9._-]{{1,64}})?$"
+_REFERENCE_IN_WORDS = "name or name@version of a model"
 _MAX_FILE_BYTES = 4 * 2**20
 
 
@@ -70,7 +71,7 @@ def _as_text(value: Any) -> Any:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
-Reference = Annotated[str, Field(pattern=_REFERENCE, description="name or name@version of a model")]
+Reference = Annotated[str, Field(pattern=_REFERENCE, description=_REFERENCE_IN_WORDS)]
 Name = Annotated[str, Field(pattern=f"^{_NAME}$", description="letters, digits, . _ : / -; at most 128")]
 Version = Annotated[
     str,
@@ -92,7 +93,9 @@ class _GateEntry(_Entry):
 
 
 class _EnsembleEntry(_Entry):
-    members: list[Reference] | None = Field(None, min_length=1, max_length=64, description="a list of models")
+    members: list[Reference] | None = Field(
+        None, min_length=1, max_length=64, description=f"a list of {_REFERENCE_IN_WORDS}"
+    )
     gate: _GateEntry | None = Field(None, description="model, prompt, when")
     then: Reference | None = None
 
@@ -205,7 +208,6 @@ def _allowed(kind: type[BaseModel], place: list[str]) -> str:
     return described
 
 
-_REFERENCE_IN_WORDS = "name or name@version of a model"
 _NESTED: dict[str, type[BaseModel]] = {"ensemble": _EnsembleEntry, "gate": _GateEntry, "when": _When}
 
 

@@ -12,8 +12,8 @@ class Traffic:
     """Shares of versions, and whose turn it is.
 
     The turns are those of smooth weighted round robin (as nginx chooses an upstream): each version gains its share at
-    every turn, the one that has most takes the turn and pays 1. So nothing is random, and after any number of turns no
-    version is off its share by a whole turn: an experiment with 5 % sees every twentieth request.
+    every turn, the one that has most takes the turn and pays 1. So nothing is random, the turns of a version are spread
+    evenly, and of two versions none is ever off its share by a whole turn: 5 % is every twentieth request.
 
     Args:
         shares: What each version gets; made to sum to 1.

@@ -8,8 +8,8 @@ from collections import deque
 import pytest
 
 from freeroam.batching.batcher import Batcher
-from freeroam.batching.ticket import Ticket
 from freeroam.batching.policy import BatchRules, Credit
+from freeroam.batching.ticket import Ticket
 from freeroam.testing import FakeClock
 from freeroam.vocabulary.errors import DeadlineExceeded, Draining, QueueFull
 from freeroam.vocabulary.inference import Piece, Priority
@@ -141,3 +141,59 @@ async def test_a_listener_is_woken_by_a_piece_and_by_the_end() -> None:
 
     await listening
     assert ticket.is_over
+
+
+async def test_a_reserved_place_counts_until_it_is_given_back() -> None:
+    batcher = batcher_of(max_queue=2)
+    places = [batcher.reserve(Priority.HIGH) for _ in range(2)]
+
+    with pytest.raises(QueueFull, match="2 requests wait"):
+        batcher.admit(question(priority=Priority.HIGH))
+    with pytest.raises(QueueFull):
+        batcher.reserve(Priority.HIGH)
+    for _ in range(2):
+        places[0].release()
+
+    assert (batcher.reserved, places[0].is_held, places[1].is_held) == (1, False, True)
+    assert batcher.admit(question(priority=Priority.HIGH))
+
+
+async def test_one_who_had_a_place_is_admitted_whatever_came_meanwhile() -> None:
+    batcher = batcher_of(max_queue=1)
+    batcher.admit(question())
+
+    assert batcher.admit(question(), has_place=True)
+
+
+async def test_what_moves_keeps_its_place_priority_and_deadline() -> None:
+    clock = FakeClock()
+    old, new = batcher_of(clock), batcher_of(clock, max_queue=2)
+    deadline_s = clock.monotonic_s() + 10.0
+    first = old.admit(question("first", lane="a", deadline_monotonic_s=deadline_s))
+    pinned = old.admit(question("pinned", model="m@1", lane="a"))
+    clock.move(1.0)
+    between = new.admit(question("between", model="m@2", lane="a"))
+    clock.move(1.0)
+    last = old.admit(question("last", lane="a"))
+    high = old.admit(question("high", lane="b", priority=Priority.HIGH))
+    gone = old.admit(question("gone", lane="c"))
+    gone.answer.cancel()
+
+    new.take_in(old.give_away())
+
+    assert taken(old) == [pinned]
+    assert (len(old), len(new)) == (0, 4)
+    assert new.first_deadline_s == deadline_s
+    assert taken(new) == [high, first, between, last]
+
+
+async def test_what_moved_is_taken_out_where_it_is_now() -> None:
+    old, new = batcher_of(), batcher_of()
+    here = [new.admit(question()) for _ in range(3)]
+    moved = [old.admit(question()) for _ in range(3)]
+
+    new.take_in(old.give_away())
+
+    assert new.remove(moved[1])
+    assert new.remove(here[1])
+    assert {ticket.key for ticket in taken(new)} == {ticket.key for ticket in (here[0], here[2], moved[0], moved[2])}

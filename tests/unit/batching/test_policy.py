@@ -216,3 +216,85 @@ def test_one_stream_cannot_crowd_out_another(crowd: int, others: int) -> None:
     first = [line.take(1, rules, 0.0)[0].lane for _ in range(others + 1)]
 
     assert len(set(first)) == others + 1
+
+
+# What a low priority can count on in a flood of high ones.
+
+WAIT_S = 5.0
+
+
+def begins_of(low: int, *, slots: int, call_s: float, lanes: int = 1, flood: int = 3) -> list[float]:
+    """Return when each of ``low`` requests began, that came at 0 among ``flood`` times as many as can be answered.
+
+    The model answers ``slots`` at a time in ``call_s`` seconds, and each batch is made when the one before ends.
+    """
+    rules = BatchRules(max_batch=slots, max_priority_wait_s=WAIT_S)
+    line, begins, now_s = Line(), {}, 0.0
+    waiting = [entry(f"low{n % lanes}", LOW) for n in range(low)]
+    for one in waiting:
+        line.add(one)
+    while len(begins) < low:
+        for n in range(flood * slots):
+            line.add(entry(f"high{n}", HIGH, at_s=now_s))
+        for one in line.take(slots, rules, now_s):
+            if one.priority is LOW:
+                begins[one.key] = now_s
+        now_s += call_s
+    return [begins[one.key] for one in waiting]
+
+
+@pytest.mark.parametrize("slots", [1, 2, 8, 64])
+@pytest.mark.parametrize("call_s", [0.01, 0.7, 4.0])
+def test_a_low_request_waits_no_longer_than_the_limit_and_one_batch(slots: int, call_s: float) -> None:
+    (begun_s,) = begins_of(1, slots=slots, call_s=call_s)
+
+    assert WAIT_S <= begun_s < WAIT_S + call_s
+
+
+def test_one_that_comes_after_another_was_served_is_served_as_soon() -> None:
+    rules = BatchRules(max_batch=1, max_priority_wait_s=WAIT_S)
+    line = line_of(*(entry("h", HIGH, at_s=float(n)) for n in range(100)), entry("first", LOW))
+    assert lanes(line.take(1, rules, 5.0)) == "first"
+    line.add(entry("second", LOW, at_s=5.0))
+    for n in range(5):
+        assert line.take(1, rules, 5.0 + n)[0].lane == "h"
+
+    assert line.take(1, rules, 10.0)[0].lane == "second"
+
+
+def test_of_many_low_requests_every_second_place_serves_one() -> None:
+    begins = begins_of(40, slots=4, call_s=0.1)
+
+    # Two of each batch of four, from the first batch after the limit on.
+    assert max(begins) <= WAIT_S + 0.1 * (40 / 2) + 1e-6
+    assert begins == sorted(begins)
+
+
+def test_a_lane_of_many_low_requests_does_not_hold_up_another_lanes_one() -> None:
+    rules = BatchRules(max_batch=2, max_priority_wait_s=WAIT_S)
+    line = line_of(*(entry("many", LOW) for _ in range(100)), entry("single", LOW))
+    for n in range(50):
+        line.add(entry(f"h{n}", HIGH, at_s=4.0))
+
+    served = [one.lane for _ in range(2) for one in line.take(2, rules, WAIT_S)]
+
+    assert "single" in served
+
+
+def test_slots_that_come_free_one_by_one_serve_an_aged_request_first() -> None:
+    """A model that speaks has all its slots full of high ones; the first that ends makes room for the low one."""
+    rules = BatchRules(max_batch=64, max_priority_wait_s=WAIT_S)
+    line = line_of(entry("low", LOW), *(entry(f"h{n}", HIGH, at_s=1.0) for n in range(500)))
+    full = decide(line, Credit(64), rules, 4.0, 0.0, 0.005).batch
+    assert {one.priority for one in full} == {HIGH}
+    assert decide(line, Credit(0), rules, 5.1, 0.0, 0.005).batch == ()
+
+    assert lanes(decide(line, Credit(1), rules, 5.2, 0.0, 0.005).batch) == "low"
+
+
+def test_a_batch_that_is_sent_ahead_looks_at_who_will_have_waited_when_it_begins() -> None:
+    line = line_of(entry("low", LOW), *(entry("h", HIGH, at_s=4.0) for _ in range(8)))
+
+    sent = decide(line, Credit(4, free_in_s=0.004), RULES, 4.998, 0.1, 0.005).batch
+
+    assert LOW in {one.priority for one in sent}
