@@ -231,7 +231,14 @@ def make_bench(arguments: argparse.Namespace) -> Bench:
         Question((noise.integers(0, 255, (height_px, width_px, 3), np.uint8),), QUESTION, params)
         for _ in range(arguments.batch)
     ]
-    return Bench(Network(model), prompts, processor.tokenizer, questions, arguments.tokens, context)
+    return Bench(
+        Network(model, is_compiled=arguments.compile),
+        prompts,
+        processor.tokenizer,
+        questions,
+        arguments.tokens,
+        context,
+    )
 
 
 def timed(call: Callable[[], object]) -> tuple[float, float]:

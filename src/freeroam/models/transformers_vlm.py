@@ -122,7 +122,7 @@ class TransformersVLM(BaseVLM):
         context = min(trained, self._context or trained)
         self._loaded = _Loaded(
             info={"model_type": str(config.model_type), **info},
-            network=Network(model),
+            network=Network(model, is_compiled=self._compile),
             prompts=Prompts(config, processor, eye, context),
             tokenizer=processor.tokenizer,
             eye=eye,

@@ -48,10 +48,13 @@ class Network:
 
     Args:
         model: With a language head, in ``eval`` mode.
+        is_compiled: Whether its language part was; then caches are plain tensors, because ``torch.compile`` (2.13)
+            fails on one that is a part of another which is written to.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, *, is_compiled: bool = False) -> None:
         self.model = model
+        self.is_compiled = is_compiled
         accepted = inspect.signature(type(model).forward).parameters
         self._takes_positions = "position_ids" in accepted
         self._more: dict[str, Any] = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
@@ -121,12 +124,22 @@ class Network:
         return logits
 
 
+def _layer(parts: Sequence[tuple[torch.Tensor, torch.Tensor]], columns: int, *, has_room: bool) -> DynamicLayer:
+    """Return a layer that holds all rows of ``parts``, each flush right in ``columns``."""
+    if has_room:
+        return _RoomyLayer(parts, columns)
+    layer = DynamicLayer()
+    layer.keys, layer.values = (_side_by_side([part[which] for part in parts], columns, 0) for which in (0, 1))
+    layer.dtype, layer.device, layer.is_initialized = layer.keys.dtype, layer.keys.device, True
+    return layer
+
+
 class _RoomyLayer(DynamicLayer):  # type: ignore[misc]
     """Keys and values ``[rows, heads, columns, size]`` with room on the right, so that a step copies nothing."""
 
     def __init__(self, parts: Sequence[tuple[torch.Tensor, torch.Tensor]], columns: int) -> None:
         super().__init__()
-        self._room = [_side_by_side([part[which] for part in parts], columns) for which in (0, 1)]
+        self._room = [_side_by_side([part[which] for part in parts], columns, _ROOM) for which in (0, 1)]
         self._columns = columns
         self.dtype, self.device = self._room[0].dtype, self._room[0].device
         self.is_initialized = True
@@ -152,11 +165,11 @@ def _with_room(view: torch.Tensor, columns: int) -> torch.Tensor:
     return room
 
 
-def _side_by_side(parts: Sequence[torch.Tensor], columns: int) -> torch.Tensor:
-    """Return all rows of ``parts``, flush right in ``columns``, with room behind; empty places hold zeros."""
+def _side_by_side(parts: Sequence[torch.Tensor], columns: int, ahead: int) -> torch.Tensor:
+    """Return all rows of ``parts``, flush right in ``columns``, with room ahead; empty places hold zeros."""
     first = parts[0]
     rows = sum(part.shape[0] for part in parts)
-    room = first.new_empty((rows, first.shape[1], columns + _ROOM, first.shape[-1]))
+    room = first.new_empty((rows, first.shape[1], columns + ahead, first.shape[-1]))
     row = 0
     for part in parts:
         empty = columns - part.shape[-2]
@@ -212,7 +225,7 @@ class Together:
             for begun, rows in joining:
                 new = begun.cache.layers[index]
                 parts.append((_chosen(new.keys, rows), _chosen(new.values, rows)))
-            layers.append(_RoomyLayer(parts, max(lengths)))
+            layers.append(_layer(parts, max(lengths), has_room=not self._network.is_compiled))
         self._cache = DynamicCache()
         self._cache.layers = layers
         self._lengths = lengths
