@@ -94,12 +94,19 @@ class Vocabulary:
         """Words in the longest phrase, those of negations included."""
         return max([_LONGEST, *map(len, self.phrases)])
 
+    def meaning(self, words: tuple[str, ...]) -> frozenset[int] | None:
+        """Return the classes that a phrase means, None if it is no phrase; "hard hat" finds a class ``Hardhat``."""
+        found = self.phrases.get(words)
+        if found is None and len(words) > 1 and self.names != CLASSES:
+            found = self.phrases.get(("".join(words),))
+        return found
+
     def classes_named(self, text: str) -> frozenset[int]:
         """Return the classes that ``text`` names by itself, as "a car" does; empty if it says anything else."""
         words = tuple(tokens_of(text))
-        if len(words) > 1 and words[0] in {"a", "an", "the"} and words not in self.phrases:
+        if len(words) > 1 and words[0] in {"a", "an", "the"} and self.meaning(words) is None:
             words = words[1:]
-        return self.phrases.get(words, frozenset())
+        return self.meaning(words) or frozenset()
 
     def sentence(self, labels: Sequence[str], wanted: Wanted) -> str:
         """Return the answer in words, such as ``2 people, 1 bus``: most first, then in the order of the classes."""
@@ -141,7 +148,7 @@ class _Reading:
 
     def __init__(self, tokens: list[str], vocabulary: Vocabulary) -> None:
         self._tokens = tokens
-        self._phrases = vocabulary.phrases
+        self._meaning = vocabulary.meaning
         self._longest = vocabulary.longest
         self._all = frozenset(range(len(vocabulary.names)))
         self._included: set[int] = set()
@@ -185,11 +192,11 @@ class _Reading:
             self._negation = _WIDE
         elif phrase in _NARROW_NEGATIONS:
             self._negation = _NARROW
-        elif phrase in self._phrases:
+        elif (meant := self._meaning(phrase)) is not None:
             if phrase == ("orange",) and self._is_noun(self._at + 1):
                 return True  # a colour
             target = self._excluded if self._negation else self._included
-            target |= self._phrases[phrase]
+            target |= meant
         else:
             return False
         return True
@@ -221,7 +228,7 @@ class _Reading:
 
     def _is_noun(self, place: int) -> bool:
         return any(
-            tuple(self._tokens[place : place + length]) in self._phrases
+            self._meaning(tuple(self._tokens[place : place + length])) is not None
             for length in range(1, min(self._longest, len(self._tokens) - place) + 1)
         )
 
