@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
-from freeroam.models.generation_states import AnswerStates
 from freeroam.vocabulary.errors import InvalidInput, ModelError
+
+
+class Scoring(Protocol):
+    """What can say how likely a model finds ways to go on from a prompt; ``AnswerStates`` is one."""
+
+    def score(self, key: int, ways: Sequence[Sequence[int]]) -> list[torch.Tensor]:
+        """Return the scores ``[len(way) - 1, vocabulary]`` after every token but the last of each way to go on."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +50,7 @@ def ways_of(tokenizer: Any, choices: Sequence[str]) -> list[Way]:
 
 
 def decide(
-    states: AnswerStates, key: int, scores: torch.Tensor, ways: Sequence[Way], ends: Sequence[int]
+    states: Scoring, key: int, scores: torch.Tensor, ways: Sequence[Way], ends: Sequence[int]
 ) -> tuple[str, int, dict[str, float]]:
     """Return the choice, its tokens, and the share of each choice.
 
