@@ -6,18 +6,15 @@ import argparse
 import asyncio
 import base64
 import mimetypes
-import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from freeroam.vocabulary.errors import FreeroamError, InvalidInput
+from freeroam.vocabulary.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from freeroam.client import AsyncClient
     from freeroam.load.display import Display
     from freeroam.load.plan import Plan, Wording
-    from freeroam.load.run import Run
 
 DEFAULT_PROMPT = "Describe what you see in one sentence."
 DEFAULT_DURATION_S = 10.0
@@ -63,16 +60,13 @@ def bench_command(options: argparse.Namespace) -> int:
     Raises:
         InvalidInput: An option cannot be what it is.
     """
-    from freeroam.client.access import known_key
     from freeroam.clock import SystemClock
     from freeroam.load.display import Display
     from freeroam.load.report import lines_of
-    from freeroam.load.run import Run, target_of
 
-    plan, key, clock = plan_of(options), known_key(options.key), SystemClock()
-    run = Run(plan, target_of(plan, key, verify=not options.insecure), clock)
+    plan = plan_of(options)
     screen = sys.stderr if options.json == "-" else sys.stdout
-    report = _carry_out(run, Display(screen, options.interval, clock), key, verify=not options.insecure)
+    report = _carry_out(plan, options, Display(screen, options.interval, SystemClock()))
     screen.write("\n".join(["", *lines_of(report)]) + "\n")
     screen.flush()
     if options.json:
@@ -141,8 +135,10 @@ def _data_url(path: Path) -> str:
     return f"data:{mimetypes.guess_type(path.name)[0] or 'image/jpeg'};base64,{base64.b64encode(body).decode()}"
 
 
-def _carry_out(run: Run, display: Display, key: str | None, *, verify: bool) -> dict[str, Any]:
-    """Carry out a run on the fastest loop there is, and return its report."""
+def _carry_out(plan: Plan, options: argparse.Namespace, display: Display) -> dict[str, Any]:
+    """Carry out a plan on the fastest loop there is, and return its report."""
+    from freeroam.load.measuring import measure
+
     try:
         import uvloop
     except ImportError:  # it does not exist for Windows
@@ -150,47 +146,7 @@ def _carry_out(run: Run, display: Display, key: str | None, *, verify: bool) -> 
     else:
         factory = uvloop.new_event_loop
     with asyncio.Runner(loop_factory=factory) as runner:
-        return runner.run(_measure(run, display, key, verify=verify))
-
-
-async def _measure(run: Run, display: Display, key: str | None, *, verify: bool) -> dict[str, Any]:
-    """Carry out a run; an interrupt ends it early, and what was measured until then is told."""
-    from freeroam.client import AsyncClient, Retries
-    from freeroam.load.report import report_of
-
-    loop = asyncio.get_running_loop()
-    patience = Retries(attempts=1)
-    async with AsyncClient(run.plan.url, key=key or "", timeout_s=5.0, retries=patience, verify=verify) as client:
-        before = await _server_cpu(client, run.plan)
-        running = asyncio.create_task(run.carry_out())
-        shown = asyncio.create_task(display.follow(run))
-        loop.add_signal_handler(signal.SIGINT, running.cancel)
-        try:
-            await asyncio.wait([running])
-        finally:
-            loop.remove_signal_handler(signal.SIGINT)
-            shown.cancel()
-            await asyncio.gather(shown, return_exceptions=True)
-        if not running.cancelled():
-            running.result()
-        after = await _server_cpu(client, run.plan)
-    share = None
-    if before is not None and after is not None and after[1] > before[1]:
-        share = (after[0] - before[0]) / (after[1] - before[1])
-    return report_of(run, share)
-
-
-async def _server_cpu(client: AsyncClient, plan: Plan) -> tuple[float, float] | None:
-    """Return CPU seconds of the server's main process and when they were read; None where it does not tell."""
-    if plan.door != "infer":
-        return None
-    try:
-        text = await client.metrics()
-    except FreeroamError:
-        return None
-    name = "freeroam_process_cpu_seconds_total "
-    line = next((line for line in text.splitlines() if line.startswith(name)), None)
-    return (float(line.removeprefix(name)), asyncio.get_running_loop().time()) if line else None
+        return runner.run(measure(plan, key=options.key, verify=not options.insecure, display=display))
 
 
 def _write_json(name: str, report: dict[str, Any]) -> None:
