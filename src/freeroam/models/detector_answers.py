@@ -69,7 +69,7 @@ class _Choices:
         vocabulary: The detector's classes.
 
     Raises:
-        InvalidInput: One of them is nothing that a detector can see (``invalid_choices``).
+        InvalidInput: One of them is nothing that a detector can see.
     """
 
     def __init__(self, choices: list[str], vocabulary: Vocabulary) -> None:
@@ -88,8 +88,7 @@ class _Choices:
                 )
                 raise InvalidInput(
                     f"a detector cannot answer {choice!r}: each of the choices must name something it knows ({shown}), "
-                    "or be 'nothing'; for other choices ask a language model",
-                    code="invalid_choices",
+                    "or be 'nothing'; for other choices ask a language model"
                 )
         self.classes = frozenset().union(*(classes for _, classes in self._meant))
 

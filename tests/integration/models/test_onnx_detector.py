@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from freeroam.engines.specs import ModelSpec
 from freeroam.models.base import Question
 from freeroam.models.onnx_detector import OnnxDetector
-from freeroam.vocabulary.errors import ConfigurationError, FreeroamError
-from freeroam.vocabulary.inference import InferenceParams
+from freeroam.vocabulary.errors import ConfigurationError, FreeroamError, InvalidInput
+from freeroam.vocabulary.inference import InferenceParams, Output
+from tests.engines import frame_of, question, running
 from tests.integration.models.onnx_files import COLOURS, coloured, save_detector
 
 NAMES = {"names": str(dict(enumerate(COLOURS))), "stride": "32", "task": "detect"}
@@ -166,7 +169,7 @@ async def test_the_answer_is_one_of_the_choices_or_says_why_it_cannot_be(
 
     if isinstance(answer, FreeroamError):
         assert expected in answer.message
-        assert answer.code in {"invalid_choices", "no_choice"}
+        assert answer.code in {"invalid_input", "no_choice"}
     else:
         assert answer["text"] == expected
 
@@ -216,6 +219,29 @@ async def test_a_file_of_another_shape_is_refused_with_what_was_expected_and_fou
 
     with pytest.raises(ConfigurationError, match=said):
         await loaded(path, **options)
+
+
+async def test_a_replica_runs_the_file_and_fails_one_question_alone(tmp_path: Path) -> None:
+    path = save_detector(tmp_path / "mine.onnx", "yolo", sides=(96, 160), metadata=NAMES)
+    frame = frame_of(coloured(75, 160, red=RED, green=GREEN))
+    spec = ModelSpec("mine", model_type="onnx_detector", model_path=str(path), device="cpu")
+
+    async with running(spec) as engine:
+        asked = [
+            question("greens", frames=(frame,)),
+            question("", frames=(frame,), params=InferenceParams(choices=["yes", "no"])),
+            question("", frames=(frame,), params=InferenceParams(choices=["red", "green"])),
+        ]
+        green, refused, chosen = await asyncio.gather(*map(engine.ask, asked), return_exceptions=True)
+        described = engine.describe()
+
+    assert isinstance(green, Output)
+    assert isinstance(chosen, Output)
+    assert [(one.label, one.bbox) for one in green.predictions] == [("green", list(GREEN))]
+    assert isinstance(refused, InvalidInput)
+    assert chosen.text in {"red", "green"}
+    assert (described.wishes.width_px, described.wishes.height_px, described.wishes.window) == (160, 96, 1)
+    assert described.info["classes"] == list(COLOURS)
 
 
 async def test_what_is_no_onnx_file_is_refused(tmp_path: Path) -> None:

@@ -5,8 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from freeroam.models.base import Question
 from freeroam.models.detector import GREY, Detector, decode, fit, peaks, place, resized, suppressed
-from freeroam.vocabulary.errors import ConfigurationError
+from freeroam.models.detector_answers import answer_of
+from freeroam.models.prompt_classes import COCO
+from freeroam.vocabulary.errors import ConfigurationError, FreeroamError
+from freeroam.vocabulary.inference import InferenceParams
 
 
 @pytest.mark.parametrize(
@@ -107,6 +111,27 @@ def test_doubles_of_one_class_are_suppressed_and_other_classes_are_not() -> None
     boxes = np.array([[0, 0, 10, 10], [1, 0, 11, 10], [0, 0, 10, 10], [50, 50, 60, 60]], np.float32)
 
     assert suppressed(np.array([0, 0, 1, 0]), boxes) == [0, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("choices", "expected"),
+    [
+        (["people", "a car"], "a car"),
+        (["animals", "nothing"], "nothing"),
+        (["dog", "people"], "people"),
+        (["yes", "no"], "cannot answer 'yes'"),
+        (["dog", "cat"], "saw none of the choices"),
+    ],
+)
+def test_choices_are_limited_to_what_the_detector_knows(choices: list[str], expected: str) -> None:
+    boxes = np.array([[0, 0, 9, 9]] * 3, np.float32)
+    found = (np.array([0.9, 0.8, 0.1], np.float32), np.array([2, 0, 16], np.float32), boxes)  # car, person, dog
+    question = Question((np.zeros((9, 9, 3), np.uint8),), "buses", InferenceParams(choices=choices))
+
+    answer = answer_of(question, found, COCO, 0.3)
+
+    said = answer.message if isinstance(answer, FreeroamError) else answer["text"]  # type: ignore[index]
+    assert expected in said
 
 
 @pytest.mark.parametrize(("option", "value"), [("size", 500), ("size", 0), ("threshold", 0.0), ("threshold", 1.5)])
