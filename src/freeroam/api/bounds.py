@@ -46,17 +46,28 @@ class ConnectionLimit:
             self.open -= 1
 
 
+MAX_HEAD_BYTES = 64 * 1024
+"""All header names and values of a request together."""
+
+
 class BodyLimit:
-    """Pure ASGI middleware: bodies over ``max_body_bytes`` are refused, by their length or while they are read."""
+    """Pure ASGI middleware: bodies over ``max_body_bytes`` are refused, by their length or while they are read.
+
+    So are heads over ``MAX_HEAD_BYTES``, which the server itself takes at any length.
+    """
 
     def __init__(self, app: ASGIApp, max_body_bytes: int) -> None:
         self._app = app
         self._max_body_bytes = max_body_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let the request pass, or answer 413."""
+        """Let the request pass, or answer 413 or 431."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
+            return
+        if sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEAD_BYTES:
+            message = f"The headers are longer than {MAX_HEAD_BYTES} bytes"
+            await ProblemResponse(431, message, headers=[(b"connection", b"close")])(scope, receive, send)
             return
         length = read_headers(scope).get("content-length", "")
         # A server reads no more of a body than its length says, so one that is short enough needs no counting.

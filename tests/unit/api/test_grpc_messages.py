@@ -86,6 +86,7 @@ def test_tensors_come_as_contents_or_raw() -> None:
         request(inputs=[tensor(parameters={"shared_memory_region": wire.InferParameter(string_param="r")})]),
         request(inputs=[tensor()] * 65, raw_input_contents=[b"\0\0\0\0"] * 65),
         request(id="x" * 300),
+        wire.ModelInferRequest(),
     ],
 )
 def test_a_request_that_does_not_hold_together_is_refused(message: wire.ModelInferRequest) -> None:

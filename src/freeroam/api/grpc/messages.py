@@ -52,6 +52,8 @@ def read_request(request: wire.ModelInferRequest) -> tuple[list[Tensor], dict[st
     Raises:
         InvalidInput: Something does not fit.
     """
+    if not request.model_name:
+        raise InvalidInput("model_name is required")
     if len(request.id) > MAX_ID_CHARS:
         raise InvalidInput(f"id must have at most {MAX_ID_CHARS} characters")
     if len(request.inputs) > MAX_INPUTS or len(request.outputs) > MAX_INPUTS:

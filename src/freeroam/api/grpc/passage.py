@@ -24,6 +24,7 @@ from freeroam.security.redaction import redact_text
 from freeroam.vocabulary.errors import FreeroamError, PermissionDenied, RateLimited, Unavailable
 
 SERVICE = "inference.GRPCInferenceService"
+MAX_DETAILS_CHARS = 1000
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _STRANGER = Caller("unknown", "unknown", rights=frozenset())
 
@@ -206,7 +207,8 @@ async def refuse(context: Context, code: str, error: FreeroamError) -> None:
     retry_after_s = getattr(error, "retry_after_s", None)
     if retry_after_s is not None:
         trailers.append(("retry-after", str(max(1, math.ceil(retry_after_s)))))
-    message = sayable(redact_text(error.message))
+    # A longer one would not fit into the metadata that carry it, and the caller would be told of that instead.
+    message = sayable(redact_text(error.message))[:MAX_DETAILS_CHARS]
     await context.abort(grpc.StatusCode[code], message, trailing_metadata=tuple(trailers))
 
 
