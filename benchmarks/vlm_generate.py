@@ -223,7 +223,7 @@ def make_bench(arguments: argparse.Namespace) -> Bench:
         compile_decoder(model)
     processor = load_processor(str(folder), config)
     context = config.get_text_config().max_position_embeddings
-    prompts = Prompts(config, processor, eye_of(config, processor.image_processor, None, None), context)
+    prompts = Prompts(config, processor, eye_of(config, processor.image_processor, None, None))
     width_px, height_px = (int(side) for side in arguments.picture.split("x"))
     noise = np.random.default_rng(0)
     params = InferenceParams(max_tokens=arguments.tokens)

@@ -25,15 +25,19 @@ _SMOLVLM_TEMPLATE = (
     "{% endif %}{% endfor %}<end_of_utterance>\n{% endfor %}{% if add_generation_prompt %}Assistant:{% endif %}"
 )
 KINDS = ("llava", "idefics3", "smolvlm", "qwen2_5_vl")
+SLIDING = "llava_sliding"
+"""LLaVA round a language model whose every second layer looks back 16 tokens only."""
 
 
 def make_vlm(kind: str, folder: Path, *, with_chat_template: bool = True, seed: int = 0) -> Path:
-    """Make a tiny model of one of ``KINDS`` in a new folder, and return the folder."""
+    """Make a tiny model of one of ``KINDS`` or ``SLIDING`` in a new folder, and return the folder."""
     import torch
 
     torch.manual_seed(seed)
     folder.mkdir(parents=True)
-    maker = {"llava": _llava, "idefics3": _idefics3, "smolvlm": _idefics3, "qwen2_5_vl": _qwen2_5_vl}[kind]
+    maker = {"llava": _llava, SLIDING: _llava, "idefics3": _idefics3, "smolvlm": _idefics3, "qwen2_5_vl": _qwen2_5_vl}[
+        kind
+    ]
     model, template = maker(folder, kind)
     _let_it_speak(model)
     model.generation_config.eos_token_id = None
@@ -87,7 +91,7 @@ def _text(**more: Any) -> dict[str, Any]:
 
 
 def _llava(folder: Path, kind: str) -> tuple[Any, str]:
-    from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+    from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration, Qwen2Config
 
     ids = _tokenizer(folder, ["<pad>", "</s>", "<image>"])
     vision = CLIPVisionConfig(
@@ -99,7 +103,9 @@ def _llava(folder: Path, kind: str) -> tuple[Any, str]:
         patch_size=PATCH_PX,
         projection_dim=32,
     )
-    text = LlamaConfig(**_text(vocab_size=259, bos_token_id=None, eos_token_id=ids["</s>"], pad_token_id=ids["<pad>"]))
+    given = _text(vocab_size=259, bos_token_id=None, eos_token_id=ids["</s>"], pad_token_id=ids["<pad>"])
+    layers = {"layer_types": ["full_attention", "sliding_attention"], "sliding_window": 16, "use_sliding_window": True}
+    text = Qwen2Config(**given, **layers) if kind == SLIDING else LlamaConfig(**given)
     config = LlavaConfig(vision_config=vision, text_config=text, image_token_index=ids["<image>"], image_seq_length=16)
     side = {"height": 4 * PATCH_PX, "width": 4 * PATCH_PX}
     _write(

@@ -123,7 +123,7 @@ class TransformersVLM(BaseVLM):
         self._loaded = _Loaded(
             info={"model_type": str(config.model_type), **info},
             network=Network(model, is_compiled=self._compile),
-            prompts=Prompts(config, processor, eye, context),
+            prompts=Prompts(config, processor, eye),
             tokenizer=processor.tokenizer,
             eye=eye,
             ends=vlm_loading.find_ends(model, processor.tokenizer),
@@ -176,18 +176,9 @@ class TransformersVLM(BaseVLM):
 
     async def predict_batch(self, questions: Sequence[Question]) -> list[dict[str, Any] | Exception]:
         """Answer several questions together, to the end."""
-        speaker = self.open_speaker()
-        answers: dict[int, dict[str, Any] | Exception] = {}
-        for number, question in enumerate(questions):
-            try:
-                speaker.join(number, question)
-            except Exception as error:  # a question that cannot be put to the model costs itself only
-                answers[number] = error
-        while len(answers) < len(questions):
-            for said in speaker.step():
-                if said.answer is not None:
-                    answers[said.key] = said.answer
-        return [answers[number] for number in range(len(questions))]
+        from freeroam.models.generation import speak_to_the_end
+
+        return speak_to_the_end(self.open_speaker(), questions)
 
     def open_speaker(self) -> Speaker:
         """Return what speaks several answers at once."""
@@ -201,6 +192,7 @@ class TransformersVLM(BaseVLM):
             ends=loaded.ends,
             max_tokens=self._max_tokens,
             context=loaded.context,
+            repetition_penalty=loaded.network.model.generation_config.repetition_penalty or 1.0,
         )
 
     async def check_health(self) -> None:

@@ -16,7 +16,10 @@ from typing import Any
 
 import torch
 from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+from transformers.cache_utils import DynamicLayer
+
+from freeroam.models.generation_rows import can_share
+from freeroam.models.generation_states import Decoder
 
 _ROOM = 64
 """Columns allocated ahead: a cache is copied once in so many steps, not in every one."""
@@ -58,11 +61,7 @@ class Network:
         accepted = inspect.signature(type(model).forward).parameters
         self._takes_positions = "position_ids" in accepted
         self._more: dict[str, Any] = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
-        plain = {DynamicLayer, DynamicSlidingWindowLayer}
-        layers = {type(layer) for layer in DynamicCache(config=model.config).layers}
-        text_config = model.config.get_text_config(decoder=True)
-        looks_across = bool(getattr(text_config, "cross_attention_layers", None))
-        self.can_merge = self._takes_positions and layers <= plain and not looks_across
+        self.can_merge = can_share(Decoder(model))
 
     @property
     def device(self) -> torch.device:

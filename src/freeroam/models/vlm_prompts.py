@@ -36,14 +36,12 @@ class Prompts:
         config: The model's.
         processor: The model's.
         eye: How it looks at pictures.
-        context: Most tokens that the model takes, prompt and answer together.
     """
 
-    def __init__(self, config: Any, processor: Any, eye: Eye, context: int) -> None:
+    def __init__(self, config: Any, processor: Any, eye: Eye) -> None:
         self._config = config
         self._processor = processor
         self._eye = eye
-        self._context = context
         tokenizer = processor.tokenizer
         self._image_token = _token(processor, config, "image")
         self._not_in_text = [token for token in (self._image_token, _token(processor, config, "video")) if token]
@@ -57,7 +55,7 @@ class Prompts:
         """Return a question's prompt.
 
         Raises:
-            InvalidInput: The model's own template or processor does not take it, or it is longer than the model reads.
+            InvalidInput: The model's own template or processor does not take it.
         """
         frames = question.frames
         text = self._text(question)
@@ -71,11 +69,6 @@ class Prompts:
         except (ValueError, TypeError, IndexError, KeyError) as error:
             raise InvalidInput(f"the model's processor did not take the question: {error}") from error
         length = int(inputs["input_ids"].shape[1])
-        if length >= self._context:
-            raise InvalidInput(
-                f"the question has {length} tokens with its {len(frames)} pictures, and the model reads "
-                f"{self._context}: give fewer or smaller pictures, or a shorter text"
-            )
         return Prompt(inputs, length, self._view(question, inputs))
 
     def _view(self, question: Question, inputs: dict[str, Any]) -> View | None:

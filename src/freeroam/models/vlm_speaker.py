@@ -10,11 +10,15 @@ from typing import Any
 import torch
 
 from freeroam.models.base import Question, Said, Speaker
+from freeroam.models.generation_choosing import Way, decide, ways_of
+from freeroam.models.generation_sampling import Taste, choose
+from freeroam.models.generation_text import SpokenText
+from freeroam.models.torch_loading import OUT_OF_MEMORY, first_line, free_memory, is_out_of_memory
 from freeroam.models.vlm_batch import Apart, Begun, Network, Together
 from freeroam.models.vlm_boxes import read_boxes
-from freeroam.models.vlm_choosing import Judge, Taste, choose
+from freeroam.models.vlm_choosing import PromptScores
 from freeroam.models.vlm_prompts import Prompt
-from freeroam.models.vlm_text import SpokenText
+from freeroam.vocabulary.errors import InvalidInput, ModelError
 
 _PROMPT_TOKENS = 4096
 """Prompt tokens put through the model in one step; more wait for the next, so that the others speak on."""
@@ -30,6 +34,7 @@ class _Answer:
     text: SpokenText
     taste: Taste
     most: int
+    ways: Sequence[Way] = ()
     spoken: int = 0
     pieces: list[str] = field(default_factory=list)
 
@@ -64,6 +69,7 @@ class VlmSpeaker(Speaker):
         ends: Tokens that end an answer.
         max_tokens: Longest answer of a question that does not say it, tokens.
         context: Most tokens of prompt and answer together.
+        repetition_penalty: As the model's author wishes; 1 is none.
     """
 
     def __init__(
@@ -75,12 +81,13 @@ class VlmSpeaker(Speaker):
         ends: Sequence[int],
         max_tokens: int,
         context: int,
+        repetition_penalty: float = 1.0,
     ) -> None:
         self._network = network
         self._prepare = prepare
         self._tokenizer = tokenizer
         self._ends = frozenset(ends)
-        self._judge = Judge(network, tokenizer, list(ends))
+        self._repetition_penalty = repetition_penalty
         self._max_tokens = max_tokens
         self._context = context
         self._waiting: list[_Answer] = []
@@ -96,9 +103,24 @@ class VlmSpeaker(Speaker):
         """
         prompt = self._prepare(question)
         params = question.params
-        most = min(params.max_tokens or self._max_tokens, self._context - prompt.prompt_tokens)
-        text = SpokenText(self._tokenizer, params.stop or ())
-        self._waiting.append(_Answer(key, question, prompt, text, Taste.of(params), most))
+        ways = ways_of(self._tokenizer, params.choices or ())
+        room = self._context - prompt.prompt_tokens
+        if max((len(way.tokens) for way in ways), default=1) > room:
+            raise InvalidInput(
+                f"the question has {prompt.prompt_tokens} tokens with its {len(question.frames)} pictures, and the "
+                f"model reads {self._context}, its answer included: give fewer or smaller pictures, or a shorter text"
+            )
+        asked = prompt.inputs["input_ids"][0].tolist() if self._repetition_penalty != 1.0 else ()
+        answer = _Answer(
+            key,
+            question,
+            prompt,
+            SpokenText(self._tokenizer, params.stop or ()),
+            Taste.of(params, self._repetition_penalty, asked),
+            min(params.max_tokens or self._max_tokens, room),
+            ways,
+        )
+        self._waiting.append(answer)
 
     def leave(self, key: int) -> None:
         """Drop an answer; its row goes with the next step, or at once if it is the last."""
@@ -118,12 +140,24 @@ class VlmSpeaker(Speaker):
         if len(kept) < len(self._rows):
             self._regroup(kept, [])
         if self._rows:
-            assert self._next is not None
-            logits = self._batch.step(self._next)
-            said += self._spoken(logits)
+            said += self._spoken(self._decode())
         begun = self._begin(said)
         self._regroup([number for number, row in enumerate(self._rows) if row is not None], begun)
         return said
+
+    def _decode(self) -> torch.Tensor:
+        assert self._next is not None
+        try:
+            return self._batch.step(self._next)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            free_memory()
+            raise ModelError(
+                f"memory ran out with {len(self._rows)} answers being spoken; lower max_batch or context: "
+                f"{first_line(error)}",
+                code=OUT_OF_MEMORY,
+            ) from error
 
     def _empty_batch(self) -> Together | Apart:
         return Together(self._network) if self._network.can_merge else Apart(self._network)
@@ -132,32 +166,28 @@ class VlmSpeaker(Speaker):
         """Choose and say the next token of every row; rows that end become None."""
         rows = [row for row in self._rows if row is not None]
         chosen = choose(logits, [row.taste for row in rows])
-        self._next = chosen[:, None]
+        self._next = torch.tensor(chosen, device=logits.device)[:, None]
         said = []
-        for number, (answer, token) in enumerate(zip(rows, chosen.tolist(), strict=True)):
+        for number, (answer, token) in enumerate(zip(rows, chosen, strict=True)):
             said.append(self._say(answer, token))
             if said[-1].answer is not None:
                 self._rows[number] = None
         return said
 
     def _say(self, answer: _Answer, token: int) -> Said:
-        if token in self._ends:
-            return self._ended(answer, (), "stop")
+        """Take a token that was chosen; the end of an answer is one too, and shows what was held back."""
         answer.spoken += 1
-        piece = answer.text.add(token)
-        if answer.text.has_stopped:
-            return self._ended(answer, (piece,), "stop")
-        if answer.spoken >= answer.most:
-            return self._ended(answer, (piece,), "length")
+        is_end = token in self._ends
+        piece = "" if is_end else answer.text.add(token)
+        reason = "stop" if is_end or answer.text.has_stopped else "length" if answer.spoken >= answer.most else None
         answer.pieces.append(piece)
-        return Said(answer.key, (piece,))
-
-    def _ended(self, answer: _Answer, pieces: tuple[str, ...], reason: str) -> Said:
+        if reason is None:
+            return Said(answer.key, (piece,))
         rest = answer.text.end()
-        if rest:
-            pieces = (*pieces[:-1], (pieces[-1] if pieces else "") + rest)
-        text = "".join([*answer.pieces, *pieces])
-        return Said(answer.key, pieces, self._document(answer, {"text": text, "finish_reason": reason}))
+        answer.pieces.append(rest)
+        reason = "stop" if answer.text.has_stopped else reason
+        document = {"text": "".join(answer.pieces), "finish_reason": reason}
+        return Said(answer.key, (piece + rest,), self._document(answer, document))
 
     def _document(self, answer: _Answer, said: dict[str, Any]) -> dict[str, Any]:
         question = answer.question
@@ -174,22 +204,29 @@ class VlmSpeaker(Speaker):
 
     def _begin(self, said: list[Said]) -> list[_Newcomers]:
         """Put waiting prompts through the model and say their first tokens; return what goes on."""
-        begun = []
-        for group in self._next_groups():
+        begun: list[_Newcomers] = []
+        groups = self._next_groups()
+        while groups:
+            group = groups.pop(0)
             try:
                 begun += self._begin_group(group, said)
             except Exception as error:  # what one question does to the model must not fail those that are spoken
-                if len(group) == 1:
-                    traceback.print_exc()
-                    said.append(Said(group[0].key, (), error))
+                if len(group) > 1:
+                    groups = [*([answer] for answer in group), *groups]
                     continue
-                for answer in group:
-                    try:
-                        begun += self._begin_group([answer], said)
-                    except Exception as own_error:
-                        traceback.print_exc()
-                        said.append(Said(answer.key, (), own_error))
+                traceback.print_exc()
+                said.append(Said(group[0].key, (), self._honest(error, group[0])))
         return begun
+
+    def _honest(self, error: Exception, answer: _Answer) -> Exception:
+        if not is_out_of_memory(error):
+            return error
+        free_memory()
+        return ModelError(
+            f"memory ran out while the {answer.prompt.prompt_tokens} tokens of this question were read beside "
+            f"{len(self._rows)} others: {first_line(error)}",
+            code=OUT_OF_MEMORY,
+        )
 
     def _next_groups(self) -> list[list[_Answer]]:
         groups: dict[Any, list[_Answer]] = {}
@@ -197,7 +234,7 @@ class VlmSpeaker(Speaker):
         while self._waiting and (not tokens or tokens + self._waiting[0].prompt.prompt_tokens <= _PROMPT_TOKENS):
             answer = self._waiting.pop(0)
             tokens += answer.prompt.prompt_tokens
-            alone = bool(answer.question.params.choices) or not self._network.can_merge
+            alone = bool(answer.ways) or not self._network.can_merge
             looks = tuple((name, tuple(value.shape)) for name, value in sorted(answer.prompt.inputs.items()))
             groups.setdefault(answer.key if alone else looks, []).append(answer)
         return list(groups.values())
@@ -209,21 +246,28 @@ class VlmSpeaker(Speaker):
             value = first if len(group) == 1 else torch.cat([answer.prompt.inputs[name] for answer in group])
             inputs[name] = value.to(device, dtype) if value.is_floating_point() else value.to(device)
         begun = self._network.begin(inputs)
-        if group[0].question.params.choices:
+        if group[0].ways:
             said.append(self._decided(begun, group[0]))
             return []
         chosen = choose(begun.logits, [answer.taste for answer in group])
         rows = []
-        for row, (answer, token) in enumerate(zip(group, chosen.tolist(), strict=True)):
+        for row, (answer, token) in enumerate(zip(group, chosen, strict=True)):
             said.append(self._say(answer, token))
             if said[-1].answer is None:
                 rows.append(row)
-        return [_Newcomers(begun, rows, [group[row] for row in rows], chosen[rows, None])] if rows else []
+        tokens = torch.tensor([[chosen[row]] for row in rows], device=device)
+        return [_Newcomers(begun, rows, [group[row] for row in rows], tokens)] if rows else []
 
     def _decided(self, begun: Begun, answer: _Answer) -> Said:
-        choices = answer.question.params.choices or []
-        decided = self._judge.decide(begun, choices)
-        return Said(answer.key, (decided["text"],), self._document(answer, decided))
+        scores = PromptScores(self._network, begun)
+        choice, tokens, shares = decide(scores, answer.key, begun.logits[0], answer.ways, sorted(self._ends))
+        document = {
+            "text": choice,
+            "confidence": shares[choice],
+            "completion_tokens": tokens,
+            "metadata": {"choices": shares},
+        }
+        return Said(answer.key, (choice, *[""] * (tokens - 1)), self._document(answer, document))
 
     def _regroup(self, kept: list[int], begun: list[_Newcomers]) -> None:
         """Let rows that ended go and new ones come."""

@@ -11,13 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from transformers import DynamicCache
 
 from freeroam.models.base import Question
 from freeroam.models.transformers_vlm import TransformersVLM
 from freeroam.models.vlm_batch import Apart, Together
 from freeroam.vocabulary.errors import InvalidInput
 from freeroam.vocabulary.inference import InferenceParams
-from tests.tiny_vlms import KINDS, make_vlm
+from tests.tiny_vlms import KINDS, SLIDING, make_vlm
 
 
 def picture(seed: int, height_px: int = 60, width_px: int = 100) -> np.ndarray:
@@ -29,7 +30,7 @@ def asked(prompt: str = "what", *frames: np.ndarray, **params) -> Question:
     return Question(frames, prompt, InferenceParams(**params))
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module", params=[*KINDS, SLIDING])
 def folder(request, tmp_path_factory) -> Path:
     return make_vlm(request.param, tmp_path_factory.mktemp("vlm") / request.param)
 
@@ -77,6 +78,21 @@ async def test_an_answer_is_what_generate_says(model: TransformersVLM):
         assert answer["prompt_tokens"] == prompt.prompt_tokens
         assert answer["completion_tokens"] == question.params.max_tokens
         assert answer["finish_reason"] == "length"
+
+
+async def test_the_penalty_that_the_author_wishes_is_that_of_generate(folder: Path):
+    model = TransformersVLM(threads=1)
+    await model.initialize(str(folder), "cpu")
+    network = model._ready.network.model
+    network.generation_config.repetition_penalty = 1.3
+    prompt = model._ready.prompts.prepare(asked("what", picture(1)))
+    with torch.inference_mode():
+        tokens = network.generate(**prompt.inputs, max_new_tokens=30, do_sample=False, eos_token_id=None)
+    expected = model._ready.tokenizer.decode(tokens[0, prompt.prompt_tokens :], skip_special_tokens=True)
+
+    (answer,) = await model.predict_batch([asked("what", picture(1), max_tokens=30)])
+
+    assert answer["text"] == expected
 
 
 async def test_answers_spoken_together_are_those_spoken_alone(model: TransformersVLM):
@@ -170,8 +186,8 @@ async def test_the_choice_is_the_one_that_the_model_finds_likeliest(model: Trans
     prompt = loaded.prompts.prepare(asked("which", picture(1)))
     end = loaded.ends[0]
 
-    def probability(text: str) -> float:
-        """Return what the whole network says of prompt, text and end in one pass, without any cache."""
+    def mean(text: str) -> float:
+        """Return the mean log probability of text and end after the prompt, in one pass without any cache."""
         tokens = loaded.tokenizer(text, add_special_tokens=False)["input_ids"]
         ids = torch.tensor([[*prompt.inputs["input_ids"][0].tolist(), *tokens, end]])
         more = {name: value for name, value in prompt.inputs.items() if name not in {"input_ids", "attention_mask"}}
@@ -180,14 +196,14 @@ async def test_the_choice_is_the_one_that_the_model_finds_likeliest(model: Trans
         with torch.inference_mode():
             scores = loaded.network.model(input_ids=ids, **more).logits[0].double().log_softmax(-1)
         places = range(prompt.prompt_tokens - 1, ids.shape[1] - 1)
-        return float(sum(scores[place, ids[0, place + 1]] for place in places).exp())
+        return float(np.mean([scores[place, ids[0, place + 1]] for place in places]))
 
-    whole = [probability(choice) + probability(f" {choice}") for choice in choices]
+    whole = np.exp([max(mean(choice), mean(f" {choice}")) for choice in choices])
     (answer,) = await model.predict_batch([asked("which", picture(1), choices=choices)])
 
     assert answer["text"] == choices[int(np.argmax(whole))]
     shares = [answer["metadata"]["choices"][choice] for choice in choices]
-    assert shares == pytest.approx(np.array(whole) / sum(whole), rel=1e-2, abs=1e-6)
+    assert shares == pytest.approx(whole / sum(whole), rel=1e-3)
     assert answer["confidence"] == max(shares)
     assert answer["finish_reason"] == "stop"
 
@@ -238,8 +254,8 @@ async def test_the_end_of_an_answer_is_not_shown(llava: TransformersVLM):
 
     (said,) = speaker.step()
 
-    assert said.texts == ()
-    assert (said.answer["text"], said.answer["finish_reason"], said.answer["completion_tokens"]) == ("", "stop", 0)
+    assert said.texts == ("",)
+    assert (said.answer["text"], said.answer["finish_reason"], said.answer["completion_tokens"]) == ("", "stop", 1)
 
 
 async def test_a_conversation_is_put_into_the_template_and_pictures_belong_to_its_last_question(model: TransformersVLM):
@@ -321,6 +337,15 @@ async def test_a_model_whose_caches_cannot_be_merged_speaks_the_same(
 
     assert isinstance(model.open_speaker()._batch, Apart)
     assert await model.predict_batch(questions) == together
+
+
+async def test_layers_that_look_back_a_little_are_among_those_tried(tmp_path: Path):
+    model = TransformersVLM(threads=1)
+    await model.initialize(str(make_vlm(SLIDING, tmp_path / "sliding")), "cpu")
+
+    layers = DynamicCache(config=model._ready.network.model.config).layers
+
+    assert [layer.is_sliding for layer in layers] == [False, True]
 
 
 async def test_a_model_without_a_template_is_asked_in_plain_turns(tmp_path: Path):
