@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from freeroam.client import AsyncClient as AsyncClient
     from freeroam.client import Client as Client
     from freeroam.models.base import BaseVLM as BaseVLM
+    from freeroam.server import InferenceServer as InferenceServer
+    from freeroam.server import ModelConfig as ModelConfig
     from freeroam.watching import watch as watch
 
 __version__ = "0.1.0"
@@ -20,10 +22,12 @@ _HOMES = {
     "AsyncClient": "freeroam.client",
     "BaseVLM": "freeroam.models.base",
     "Client": "freeroam.client",
+    "InferenceServer": "freeroam.server",
+    "ModelConfig": "freeroam.server",
     "watch": "freeroam.watching",
 }
 
-__all__ = ["AsyncClient", "BaseVLM", "Client", "__version__", "watch"]
+__all__ = ["AsyncClient", "BaseVLM", "Client", "InferenceServer", "ModelConfig", "__version__", "watch"]
 
 
 def __getattr__(name: str) -> Any:

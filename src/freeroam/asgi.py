@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from fastapi import FastAPI
 from freeroam.api.application import create_application
 from freeroam.api.doorkeeper import Doorkeeper
 from freeroam.clock import SystemClock
+from freeroam.engines.specs import ModelSpec
 from freeroam.observability.logs import configure_logs, get_logger
 from freeroam.observability.metrics import Metrics
 from freeroam.processes.memory import keep_large_blocks_apart, leave_what_is_loaded
@@ -41,6 +42,7 @@ def build_application(
     started: Started | None = None,
     failed: Callable[[FreeroamError], None] | None = None,
     force: Callable[[], None] | None = None,
+    models: Sequence[ModelSpec] | None = None,
 ) -> FastAPI:
     """Return the application; its lifespan builds, starts and stops a ``Runtime``.
 
@@ -49,6 +51,7 @@ def build_application(
         started: Called when every part runs, before the first request.
         failed: Told why the start failed, before the server is.
         force: Called at the second signal; None tells the server to stop at once.
+        models: Served instead of those that the settings name; None serves those.
 
     Raises:
         ConfigurationError: A setting is wrong.
@@ -64,7 +67,7 @@ def build_application(
             try:
                 door = _bound_grpc_door(settings, doorkeeper)
                 stack.push_async_callback(door.close)
-                runtime = await stack.enter_async_context(Runtime(settings, clock, metrics))
+                runtime = await stack.enter_async_context(Runtime(settings, clock, metrics, models))
                 if started is not None:
                     await started(runtime)
             except FreeroamError as error:

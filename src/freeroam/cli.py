@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
-import errno
 import json
 import logging
 import os
-import signal
-import socket
-import ssl
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -25,7 +20,7 @@ from freeroam.observability.logs import configure_logs, get_logger
 from freeroam.runtime import Runtime
 from freeroam.security.redaction import redact_text
 from freeroam.settings import LATER_SETTINGS, Settings, load_settings, set_but_unused
-from freeroam.vocabulary.errors import ConfigurationError, FreeroamError, InvalidInput, NotFound
+from freeroam.vocabulary.errors import FreeroamError, InvalidInput, NotFound
 from freeroam.vocabulary.job import ACTIVE_STATUSES, Job, StartRequest
 from freeroam.vocabulary.probe import ProbeReport
 from freeroam.vocabulary.result import Result
@@ -104,17 +99,16 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    import uvicorn
-
     from freeroam.asgi import build_application
+    from freeroam.http_server import HttpServer, address_of, bind, check_certificate
 
     given = {name: value for name in ("host", "port") if (value := getattr(options, name)) is not None}
     settings = load_settings(**given)
     configure_logs(settings.log_level, settings.log_format)
     for name in set_but_unused():
         log.warning("setting_not_used_yet", setting=name, belongs_to=LATER_SETTINGS[name])
-    _check_certificate(settings)
-    listener = _bind(settings)
+    check_certificate(settings)
+    listener = bind(settings)
     failures: list[FreeroamError] = []
 
     def keep_failure(error: FreeroamError) -> None:
@@ -123,79 +117,12 @@ def _serve(options: argparse.Namespace) -> int:
 
     started = _start_demo if options.is_demo else None
     app = build_application(settings, started, failed=keep_failure, force=_end_at_once)
-    config = uvicorn.Config(
-        app,
-        log_config=None,
-        access_log=False,
-        proxy_headers=False,
-        server_header=False,
-        lifespan="on",
-        timeout_graceful_shutdown=max(1, int(settings.drain_timeout / 8)),
-        ws_max_size=128 * 1024,
-        ssl_certfile=settings.ssl_certfile,
-        ssl_keyfile=settings.ssl_keyfile,
-    )
-    address = _address(settings, listener)
-
-    class Server(uvicorn.Server):
-        """The server, without raising the signal again that asked it to stop, and saying when it listens."""
-
-        @contextlib.contextmanager
-        def capture_signals(self) -> Iterator[None]:
-            before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
-            try:
-                yield
-            finally:
-                for number, handler in before.items():
-                    signal.signal(number, handler)
-
-        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-            await super().startup(sockets)
-            if self.started:
-                _say_where(settings, address, is_demo=options.is_demo)
-
-    server = Server(config)
-    try:
-        server.run(sockets=[listener])
-    except SystemExit:
-        if failures:
-            raise failures[0] from None
-        raise
+    address = address_of(settings, listener)
+    server = HttpServer(app, settings, lambda: _say_where(settings, address, is_demo=options.is_demo))
+    server.run(sockets=[listener])
+    if failures:
+        raise failures[0]
     return 0 if server.started else EXIT_FAILED
-
-
-def _check_certificate(settings: Settings) -> None:
-    """Say in one line what is wrong with a certificate, which the server would only tell by a traceback."""
-    if settings.ssl_certfile is None or settings.ssl_keyfile is None:
-        return
-    try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(settings.ssl_certfile, settings.ssl_keyfile)
-    except OSError as error:
-        where = f"SSL_CERTFILE={settings.ssl_certfile}, SSL_KEYFILE={settings.ssl_keyfile}"
-        raise ConfigurationError(f"{where}: they cannot be used: {error}") from None
-
-
-def _bind(settings: Settings) -> socket.socket:
-    """Take the port before anything else is started, so that a taken one is said clearly and at once."""
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    listener = socket.socket(family)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((settings.host, settings.port))
-    except OSError as error:
-        listener.close()
-        where = f"{settings.host}:{settings.port}"
-        if error.errno == errno.EADDRINUSE:
-            raise FreeroamError(f"port {settings.port} on {settings.host} is taken; set PORT or --port") from None
-        raise FreeroamError(f"cannot listen on {where} (HOST, PORT): {error.strerror or error}") from None
-    return listener
-
-
-def _address(settings: Settings, listener: socket.socket) -> str:
-    host, port = listener.getsockname()[:2]
-    scheme = "https" if settings.ssl_certfile else "http"
-    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104
-    return f"{scheme}://{shown}:{port}{settings.root_path}"
 
 
 def _say_where(settings: Settings, address: str, *, is_demo: bool) -> None:

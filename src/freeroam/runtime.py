@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import uuid
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from types import TracebackType
@@ -54,12 +55,19 @@ class Runtime:
         settings: Everything that can be chosen.
         clock: Tells the time to all parts.
         metrics: Counts for all parts.
+        models: Served instead of those that the settings name; None serves those.
 
     Raises:
         ConfigurationError: A setting that only a part understands is wrong.
     """
 
-    def __init__(self, settings: Settings, clock: Clock | None = None, metrics: Metrics | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        clock: Clock | None = None,
+        metrics: Metrics | None = None,
+        models: Sequence[ModelSpec] | None = None,
+    ) -> None:
         self.settings = settings
         self.clock = clock or SystemClock()
         self.metrics = metrics or Metrics()
@@ -78,7 +86,7 @@ class Runtime:
         self._fetcher = Fetcher(self._dialer, self.clock, patience)
         self.opener = Opener(self._source_factories(), self._policy, load_plugins())
         self.sources = SharedSources(self.opener.open, self.opener.can_go_back, settings.source_config(), self.clock)
-        self._start_models = settings.model_specs()
+        self._start_models = settings.model_specs() if models is None else tuple(models)
         self.engine = EmbeddedEngine(self._start_models, settings.engine_config(), self.clock, self.metrics)
         parts = JobParts(
             sources=self.sources,

@@ -72,8 +72,10 @@ class ModelLoads:
         """Return why the last load of a name failed; None if it did not."""
         return self._failures.get(name)
 
-    async def load(self, engine: Engine, spec: ModelSpec, wish: ModelWish) -> ModelInfo:
-        """Load a version and return it when it is ready.
+    async def load(
+        self, engine: Engine, spec: ModelSpec, *, keep_previous: bool = False, unload_first: bool = False
+    ) -> ModelInfo:
+        """Load a version and return it when it is ready; see ``Engine.load_model``.
 
         Raises:
             InvalidInput: The model cannot be loaded as it was asked for; the message says why.
@@ -81,7 +83,7 @@ class ModelLoads:
             Draining: The service is stopping.
         """
         try:
-            info = await engine.load_model(spec, keep_previous=wish.keep_previous, unload_first=wish.unload_first)
+            info = await engine.load_model(spec, keep_previous=keep_previous, unload_first=unload_first)
         except (ConfigurationError, ModelError) as error:
             self._note_failure(spec, error)
             raise InvalidInput(error.message, code=error.code) from None
@@ -92,9 +94,12 @@ class ModelLoads:
         log.info("model_loaded", model=spec.name, version=spec.version, model_type=spec.model_type)
         return info
 
-    def begin(self, engine: Engine, spec: ModelSpec, wish: ModelWish) -> asyncio.Task[ModelInfo]:
+    def begin(
+        self, engine: Engine, spec: ModelSpec, *, keep_previous: bool = False, unload_first: bool = False
+    ) -> asyncio.Task[ModelInfo]:
         """Load a version in the background; the log and ``failure_of`` tell how that ended."""
-        task = asyncio.create_task(self.load(engine, spec, wish), name=f"load-{spec.name}")
+        loading = self.load(engine, spec, keep_previous=keep_previous, unload_first=unload_first)
+        task = asyncio.create_task(loading, name=f"load-{spec.name}")
         self._tasks.add(task)
         task.add_done_callback(self._forget)
         return task

@@ -88,7 +88,7 @@ async def load_model(wish: ModelWish, request: Request, parts: TheParts, config:
         # Said here too, so that a load which nobody waits for is refused at once.
         raise Conflict(f"Model {spec.name} has version {spec.version} already")
     audit(request.scope, "model_load", model=spec.name, version=spec.version, path=redact_url(spec.model_path))
-    task = parts.loads.begin(parts.engine, spec, wish)
+    task = parts.loads.begin(parts.engine, spec, keep_previous=wish.keep_previous, unload_first=wish.unload_first)
     if not wish.wait:
         message = f"Model {spec.name}@{spec.version} is being loaded"
         document = ModelMessage(message=message, name=spec.name, version=spec.version, state=ModelState.LOADING)

@@ -67,7 +67,7 @@ async def load(parts: Parts, config: ApiConfig, name: str, parameters: Mapping[s
         specs = _missing(parts, name, str(given.get("version", "")))
     for spec in specs:
         audit("model_load", model=spec.name, version=spec.version, path=redact_url(spec.model_path))
-        await parts.loads.begin(parts.engine, spec, wish)
+        await parts.loads.begin(parts.engine, spec, keep_previous=wish.keep_previous, unload_first=wish.unload_first)
 
 
 async def unload(parts: Parts, name: str, audit: Audit) -> None:
