@@ -61,8 +61,12 @@ def read_picture(
 
 
 def kept(seen: Seen, overlap: float | None, count: int) -> Seen:
-    """Return the best ``count``, best first, with doubles of a class taken out if ``overlap`` is not None."""
-    scores, kinds, boxes = seen
+    """Return the best ``count``, best first, with doubles of a class taken out if ``overlap`` is not None.
+
+    Boxes without an area are dropped first: they cover nothing, and no share of them can be told.
+    """
+    is_real = np.isfinite(seen[2]).all(axis=1) & (seen[2][:, 2:] > seen[2][:, :2]).all(axis=1)
+    scores, kinds, boxes = (part[is_real] for part in seen)
     order = np.argsort(-scores, kind="stable")[: count if overlap is None else MAX_CANDIDATES]
     scores, kinds, boxes = scores[order], kinds[order], boxes[order]
     if overlap is not None:

@@ -77,8 +77,8 @@ class OpenAIServer(BaseVLM):
         extra: dict[str, Any] | None = None,
     ) -> None:
         _check("concurrency", concurrency, 1, MAX_CONCURRENCY)
-        _check("timeout_s", timeout_s, 0.01, 86400.0)
-        _check("answer_timeout_s", answer_timeout_s, 0.01, 86400.0)
+        _check("timeout_s", timeout_s, 0.01, 86400.0, whole=False)
+        _check("answer_timeout_s", answer_timeout_s, 0.01, 86400.0, whole=False)
         _check("retries", retries, 0, 100)
         _check("max_answer_bytes", max_answer_bytes, _FEWEST_ANSWER_BYTES, 2**40)
         _check("size", size, 0, 65536)
@@ -89,6 +89,10 @@ class OpenAIServer(BaseVLM):
             )
         if detail not in {"", "low", "high", "auto"}:
             raise ConfigurationError(f"detail is {detail}: expected low, high or auto")
+        if extra is not None and not isinstance(extra, dict):
+            raise ConfigurationError(f"extra is {type(extra).__name__}: expected names and values")
+        if not all(isinstance(text, str) for text in (url, model, api_key, api_key_env, api_key_file, ca_file)):
+            raise ConfigurationError("url, model, api_key, api_key_env, api_key_file and ca_file must be texts")
         if box_scale not in {"pixels", "thousand", "one"}:
             raise ConfigurationError(f"box_scale is {box_scale}: expected pixels, thousand or one")
         self._url = url
@@ -208,7 +212,8 @@ class OpenAIServer(BaseVLM):
         return self._asker
 
 
-def _check(name: str, value: float, least: float, most: float) -> None:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+def _check(name: str, value: float, least: float, most: float, *, whole: bool = True) -> None:
+    is_number = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
     if not is_number or not least <= value <= most:
-        raise ConfigurationError(f"{name} is {value}: expected a number from {least:g} to {most:g}")
+        kind = "a whole number" if whole else "a number"
+        raise ConfigurationError(f"{name} is {value}: expected {kind} from {least:g} to {most:g}")

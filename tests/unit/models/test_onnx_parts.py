@@ -151,6 +151,15 @@ def test_empty_and_broken_numbers_give_nothing() -> None:
         assert seen(form, output) == []
 
 
+@pytest.mark.filterwarnings("error")
+def test_boxes_without_an_area_are_dropped_before_they_are_compared() -> None:
+    boxes = np.array([[5, 5, 5, 9], [9, 9, 5, 5], [0, 0, np.inf, 9], [0, 0, np.nan, 9], [1, 1, 2, 2]], np.float32)
+
+    _, kinds, best = kept((np.full(5, 0.9, np.float32), np.arange(5), boxes), 0.7, 300)
+
+    assert (kinds.tolist(), best.tolist()) == ([4], [[1, 1, 2, 2]])
+
+
 def test_a_flood_of_boxes_is_cut_before_they_are_compared() -> None:
     count = 20 * MAX_CANDIDATES
     random = np.random.default_rng(2)
