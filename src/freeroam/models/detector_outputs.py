@@ -65,8 +65,9 @@ def kept(seen: Seen, overlap: float | None, count: int) -> Seen:
 
     Boxes without an area are dropped first: they cover nothing, and no share of them can be told.
     """
-    is_real = np.isfinite(seen[2]).all(axis=1) & (seen[2][:, 2:] > seen[2][:, :2]).all(axis=1)
-    scores, kinds, boxes = (part[is_real] for part in seen)
+    scores, kinds, boxes = seen
+    is_real = np.isfinite(boxes).all(axis=1) & (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+    scores, kinds, boxes = scores[is_real], kinds[is_real], boxes[is_real]
     order = np.argsort(-scores, kind="stable")[: count if overlap is None else MAX_CANDIDATES]
     scores, kinds, boxes = scores[order], kinds[order], boxes[order]
     if overlap is not None:

@@ -218,6 +218,12 @@ async def cut_before_the_first_word(call: Call) -> None:
     await call.head()
 
 
+async def begin_and_wait(call: Call) -> None:
+    await call.head()
+    await call.chunk("begun")
+    await call.until_gone()
+
+
 async def drip(call: Call) -> None:
     await call.head()
     while True:
@@ -540,6 +546,11 @@ async def test_certificates_are_checked(authority: trustme.CA, tmp_path: Path, i
         if is_trusted:
             assert await engine.wait_ready(60.0), engine.describe().error
             assert (await engine.ask(text_question())).text == "Hello"
+            server.behaviours = [begin_and_wait]
+            stream = engine.stream(text_question())
+            await anext(stream)
+            await stream.aclose()
+            await until(lambda: server.open == 0)
         else:
             await until(lambda: engine.describe().state is ModelState.FAILED)
             assert "no encrypted connection" in str(engine.describe().error)
