@@ -27,6 +27,9 @@ def output_of(
     """
     started_s, ended_s = times_s
     extra: dict[str, Any] = answer["extra"]
+    # What was spoken without being listened to comes as a whole, with the time of its begin.
+    tokens = tuple(extra.pop("_tokens", ())) or tuple(ticket.tokens)
+    started_s = extra.pop("_began_s", started_s)
     return Output(
         predictions=[_predicted(prediction) for prediction in answer["predictions"]],
         text=answer["text"],
@@ -39,7 +42,7 @@ def output_of(
         prompt_tokens=_count(extra.pop("prompt_tokens", 0)),
         completion_tokens=_count(extra.pop("completion_tokens", 0)),
         extra=extra,
-        tokens=tuple(ticket.tokens),
+        tokens=tokens,
         wait_ms=max(0.0, (started_s - ticket.admitted_s) * 1000.0),
         model_ms=(ended_s - started_s) * 1000.0,
         batch_size=batch_size,

@@ -54,10 +54,11 @@ class _Call:
 
 @dataclass(slots=True)
 class _Speech:
-    """One answer that is being spoken."""
+    """One answer that is being spoken, and when it began to be."""
 
     call: _Call
     place: int
+    began_s: float
     texts: list[str] = field(default_factory=list)
 
 
@@ -267,7 +268,7 @@ class Replica:
                     traceback.print_exc()
                     step.answers.append(_answered(call, place, error))
                 else:
-                    self._speeches[key] = _Speech(call, place)
+                    self._speeches[key] = _Speech(call, place, step.started_s)
 
     def _send(self, step: _Step) -> None:
         message = {
@@ -316,6 +317,9 @@ def _spoken(speech: _Speech, answer: dict[str, Any] | Exception) -> list[Any]:
     if isinstance(answer, dict):
         answer.setdefault("text", "".join(speech.texts))
         answer.setdefault("completion_tokens", len(speech.texts))
+        if not speech.call.wants_pieces[speech.place]:
+            # Whoever was given the pieces has both already.
+            answer["_tokens"], answer["_began_s"] = speech.texts, speech.began_s
     return _answered(speech.call, speech.place, answer)
 
 

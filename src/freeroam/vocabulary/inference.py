@@ -149,7 +149,7 @@ class Output:
         finish_reason: Why it ended.
         prompt_tokens: Tokens read, 0 if the model does not count.
         completion_tokens: Tokens spoken.
-        tokens: The pieces spoken, in order, for those who asked for pieces.
+        tokens: The pieces spoken, in order; empty where the model does not speak.
         wait_ms: From admission to the start of the model call.
         model_ms: The model call of the batch it was in.
         batch_size: Requests in that call.
