@@ -17,7 +17,7 @@ STEP_S = 0.01
 
 
 class Speaker(BaseVLM):
-    """Says so many words (``count 5``), what it was asked (``echo``), its first choice (``choose``), or breaks."""
+    """Says so many words (``count 5``), what it was asked (``echo``), its first choice (``choose``); breaks or floods."""
 
     async def initialize(self, model_path: str, device: str = "auto") -> None:
         """Load nothing."""
@@ -40,6 +40,10 @@ class Speaker(BaseVLM):
             return {}
         if deed == "choose":
             yield (question.params.choices or ["nothing"])[0]
+            return {}
+        if deed == "flood":
+            for _ in range(int(rest)):
+                yield "x" * 20_000
             return {}
         wanted = int(rest or 5)
         count = min(wanted, question.params.max_tokens or wanted)

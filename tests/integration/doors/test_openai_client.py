@@ -177,6 +177,8 @@ def test_a_schema_of_few_answers_is_parsed_by_the_client(client: openai.OpenAI) 
         ({"temperature": 3}, "temperature"),
         ({"max_tokens": 0}, "max_tokens"),
         ({"messages": []}, "messages"),
+        ({"messages": [{"role": "system", "content": "x" * 2_000_000}, *user("count 1")]}, "messages"),
+        ({"response_format": {"type": "json_schema", "json_schema": {"schema": {"const": "x" * 5000}}}}, "choices.0"),
         ({"messages": user("what", "data:image/png;base64,no picture")}, None),
         ({"messages": user("what", "http://example.org/cat.png")}, None),
         ({"messages": user("what", *["data:image/png;base64,AAAA"] * 17)}, None),

@@ -30,7 +30,7 @@ def output(text: str | None = "yes", **more: Any) -> Output:
 
 
 def talk(*messages: dict[str, Any]) -> Any:
-    return read_conversation([Message.model_validate(message) for message in messages])
+    return read_conversation([Message.model_validate(message) for message in messages], 100)
 
 
 def schema(inner: Any) -> dict[str, Any]:
@@ -63,6 +63,7 @@ def test_the_last_text_of_the_user_is_the_question() -> None:
         ({"role": "user", "content": None}, "messages.0.content"),
         ({"role": "user", "content": ""}, "messages"),
         ({"role": "assistant", "content": "x"}, "messages"),
+        ({"role": "user", "content": "x" * 101}, "messages"),
         ({"role": "user", "content": [{"type": "input_audio"}]}, "messages.0.content.0"),
         ({"role": "user", "content": [{"type": "image_url"}]}, "messages.0.content.0"),
     ],

@@ -26,11 +26,15 @@ class Conversation:
     images: tuple[str, ...]
 
 
-def read_conversation(messages: Sequence[Message]) -> Conversation:
+def read_conversation(messages: Sequence[Message], max_chars: int) -> Conversation:
     """Return the conversation.
 
+    Args:
+        messages: Oldest first.
+        max_chars: Greatest length of all texts together, because the model reads all of them.
+
     Raises:
-        InvalidInput: A role or a kind of content is not known, or the user says nothing.
+        InvalidInput: A role or a kind of content is not known, the user says nothing, or too much is said.
     """
     turns: list[ChatMessage] = []
     images: list[str] = []
@@ -45,6 +49,9 @@ def read_conversation(messages: Sequence[Message]) -> Conversation:
         turns.append({"role": role, "content": text})  # type: ignore[typeddict-item]  # ROLES has the literals
         if role == "user" and text.strip():
             prompt = text
+    length = sum(len(turn["content"]) for turn in turns)
+    if length > max_chars:
+        raise refusal("messages", f"messages have {length} characters; at most {max_chars} may come (MAX_PROMPT_CHARS)")
     if not prompt:
         raise refusal("messages", "messages: a message of the user with a text is required, which is the question")
     return Conversation(turns, prompt, tuple(images))

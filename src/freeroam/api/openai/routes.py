@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import APIRouter
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 from starlette.responses import Response
 
-from freeroam.api.direct_route import DirectRoute
+from freeroam.api.direct_route import DirectRoute, unreadable
 from freeroam.api.infer import NOBODY, whole_answer
 from freeroam.api.inference_calls import CallerGone, InferenceCall, Wish, arrival_of, open_call, read_priority
 from freeroam.api.openai.answers import Chunks, chat_completion, completion, to_json
@@ -59,7 +59,7 @@ async def create_chat_completion(wish: ChatBody, request: Request) -> Response:
     `data: [DONE]`. What a detector saw comes as the field `predictions`.
     """
     wish.refuse_what_is_not_offered()
-    talk = read_conversation(wish.messages)
+    talk = read_conversation(wish.messages, request.app.state.config.max_prompt_chars)
     parts: Parts = request.app.state.parts
     answer_format = FREE
     if wish.response_format is not None:
@@ -82,10 +82,14 @@ def _wish(wish: Asked, prompt: str, turns: list[ChatMessage] | None = None, answ
         tuned["messages"] = turns
     if answer_format.choices:
         tuned["choices"] = list(answer_format.choices)
+    try:
+        params = InferenceParams.model_validate(tuned)
+    except ValidationError as error:
+        raise unreadable(error) from None
     return Wish(
         model=wish.model,
         prompt=prompt,
-        params=InferenceParams.model_validate(tuned),
+        params=params,
         priority=None if wish.priority is None else read_priority(wish.priority),
         client_id=(wish.user or "")[:MAX_USER_CHARS],
     )
