@@ -124,12 +124,11 @@ class StepLoop(Speaker):
             )
         if not length:
             raise InvalidInput("the prompt is empty: there is nothing for the model to go on from")
-        before = prompt.tokens[-8:] if prompt.goes_on else ()
         self._waiting[key] = _Answer(
             key,
             question,
             prompt,
-            SpokenText(self._tokenizer, params.stop or (), before),
+            SpokenText(self._tokenizer, params.stop or (), goes_on=prompt.goes_on),
             Taste.of(params, manner.repetition_penalty, prompt.tokens),
             min(params.max_tokens or manner.max_tokens, manner.context - length),
             ways,
@@ -201,7 +200,8 @@ class StepLoop(Speaker):
                 room -= len(answer.prompt.tokens)
                 said.append(self._read_alone(answer, answer.prompt.tokens))
                 continue
-            parts[answer.key] = answer.prompt.tokens[answer.read : answer.read + room]
+            upto = answer.read + room if self._states.reads_in_parts else len(answer.prompt.tokens)
+            parts[answer.key] = answer.prompt.tokens[answer.read : upto]
             room -= len(parts[answer.key])
         said += self._read_together(parts)
         return [each for each in said if each.texts or each.answer is not None]

@@ -157,6 +157,8 @@ class SharedRows(AnswerStates):
         context: Most tokens of a row.
     """
 
+    is_shared = True
+
     def __init__(self, decoder: Decoder, context: int) -> None:
         self._decoder = decoder
         self._context = context

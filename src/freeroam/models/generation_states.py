@@ -23,6 +23,9 @@ Reading = Callable[[Any], tuple[torch.Tensor, int]]
 next token and that token's position."""
 
 
+_CACHE_NAMES = ("past_key_values", "cache_params")
+
+
 class Decoder:
     """A causal model of transformers, and how it is called.
 
@@ -37,6 +40,7 @@ class Decoder:
         self._places = places
         accepted = inspect.signature(type(model).forward).parameters
         self.takes_positions = "position_ids" in accepted
+        self._cache_name = next((name for name in _CACHE_NAMES if name in accepted), _CACHE_NAMES[0])
         self._keeps_logits = "logits_to_keep" in accepted
 
     @property
@@ -69,14 +73,14 @@ class Decoder:
             mask: Who sees whom; None is what the model does by itself.
             keep: Places in ``t`` that scores are wanted of; None is the last.
         """
-        more: dict[str, Any] = {}
+        more: dict[str, Any] = {self._cache_name: cache}
         if positions is not None:
             more["position_ids"] = self._places(positions) if self._places else positions
         if mask is not None:
             more["attention_mask"] = mask
         if self._keeps_logits:
             more["logits_to_keep"] = 1 if keep is None else keep
-        outputs = self.model(input_ids=tokens, past_key_values=cache, use_cache=True, return_dict=True, **more)
+        outputs = self.model(input_ids=tokens, use_cache=True, return_dict=True, **more)
         logits: torch.Tensor = outputs.logits
         if self._keeps_logits:
             return logits
@@ -88,7 +92,15 @@ class Decoder:
 
 
 class AnswerStates(ABC):
-    """What the model remembers of each answer, called by a number of the caller's."""
+    """What the model remembers of each answer, called by a number of the caller's.
+
+    Attributes:
+        is_shared: Whether one forward call moves all answers on.
+        reads_in_parts: Whether a prompt may be read part by part, else only whole.
+    """
+
+    is_shared = False
+    reads_in_parts = True
 
     @property
     @abstractmethod
@@ -137,9 +149,12 @@ class SeparateStates(AnswerStates):
 
     Args:
         decoder: The model.
+        reads_in_parts: Whether the model takes several tokens at once after others; some with a recurrent state take
+            one at a time then.
     """
 
-    def __init__(self, decoder: Decoder) -> None:
+    def __init__(self, decoder: Decoder, *, reads_in_parts: bool = True) -> None:
+        self.reads_in_parts = reads_in_parts
         self._decoder = decoder
         self._caches: dict[int, Any] = {}
         self._positions: dict[int, int] = {}
@@ -175,13 +190,15 @@ class SeparateStates(AnswerStates):
         scores = []
         for way in ways:
             known = way[:-1]
-            if not known:
-                scores.append(torch.empty((0, 1), device=self._decoder.device))
-                continue
             kept, position = copy.deepcopy(self._caches[key]), self._positions[key]
-            scores.append(self._run(key, known, keep=torch.arange(len(known), device=self._decoder.device))[0])
+            parts = [known] if self.reads_in_parts else [[token] for token in known]
+            after = [self._run(key, part, keep=self._all(part))[0] for part in parts if part]
+            scores.append(torch.cat(after) if after else torch.empty((0, 1), device=self._decoder.device))
             self._caches[key], self._positions[key] = kept, position
         return scores
+
+    def _all(self, tokens: Sequence[int]) -> torch.Tensor:
+        return torch.arange(len(tokens), device=self._decoder.device)
 
     def drop(self, key: int) -> None:
         """Let its cache go."""

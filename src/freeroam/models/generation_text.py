@@ -6,29 +6,31 @@ from collections.abc import Sequence
 from typing import Any
 
 _BROKEN = "\ufffd"
+_LETTER = "a"
 
 
 class SpokenText:
-    """The text of one answer, token by token; all that it gives joined is what the tokens decode to at once.
+    """The text of one answer, token by token; joined it is what the tokens decode to at once.
 
     A tokenizer joins the bytes of a character, and the pieces of a word, only when it decodes them together. So tokens
-    are decoded from the last place on where nothing was broken, and what has been shown is skipped. Every broken
-    character at the end is held back: where characters are spelled in bytes, some tokenizers show a run of them broken
-    from its first byte on until the last has come.
+    are decoded from the last place on where nothing was broken. Before them stands a letter that is cut off again:
+    some tokenizers drop a space that a text begins with. Every broken character at the end is held back: where
+    characters are spelled in bytes, some tokenizers show a run of them broken from its first byte on until the last
+    has come; for that reason too nothing of what was shown is decoded again.
 
     Args:
         tokenizer: The model's.
         stop: Texts that end the answer; neither they nor what follows is shown. Empty ones are passed over.
-        before: The last tokens of the prompt if the answer goes on with its very word, so that a space between the two
-            is kept; none if the answer stands for itself.
+        goes_on: Whether the answer goes on with the prompt's very word, so that a space it begins with is kept.
     """
 
-    def __init__(self, tokenizer: Any, stop: Sequence[str] = (), before: Sequence[int] = ()) -> None:
+    def __init__(self, tokenizer: Any, stop: Sequence[str] = (), *, goes_on: bool = False) -> None:
         self._tokenizer = tokenizer
         self._stop = tuple(text for text in stop if text)
-        self._tokens = list(before)
-        self._shown = len(self._decoded()) if before else 0
-        self._whole = len(self._tokens)
+        self._letter: list[int] = tokenizer(_LETTER, add_special_tokens=False)["input_ids"]
+        self._has_begun = goes_on
+        self._tokens: list[int] = []
+        self._shown = 0
         self._held = ""
         self.has_stopped = False
 
@@ -39,23 +41,28 @@ class SpokenText:
         ready = len(text.rstrip(_BROKEN))
         new = text[self._shown : ready]
         self._shown = max(self._shown, ready)
-        if ready == len(text):
-            # What came before this token and the one before it can change nothing that follows.
-            del self._tokens[: self._whole]
-            self._whole = len(self._tokens)
-            self._shown = len(self._decoded())
+        if text and ready == len(text):
+            self._tokens.clear()
+            self._shown = 0
+            self._has_begun = True
         return self._before_stop(new)
 
     def end(self) -> str:
         """Return what was held back, for no more will come."""
         rest = self._before_stop(self._decoded()[self._shown :])
-        self._shown = len(self._decoded())
+        self._tokens.clear()
+        self._shown = 0
         held, self._held = self._held, ""
         return rest if self.has_stopped else rest + held
 
     def _decoded(self) -> str:
-        text: str = self._tokenizer.decode(self._tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return text
+        if not self._tokens:
+            return ""
+        before = self._letter if self._has_begun else []
+        text: str = self._tokenizer.decode(
+            [*before, *self._tokens], skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        return text.removeprefix(_LETTER) if before else text
 
     def _before_stop(self, new: str) -> str:
         if not self._stop or self.has_stopped:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from freeroam.vocabulary.model import ModelWishes
 
 if TYPE_CHECKING:
     from freeroam.models.generation import Manner
-    from freeroam.models.generation_states import Decoder
+    from freeroam.models.generation_states import AnswerStates, Decoder
     from freeroam.models.text_prompts import TextPrompts
 
 MODEL_TYPE = "transformers_text"
@@ -35,7 +35,7 @@ class _Loaded:
     prompts: TextPrompts
     tokenizer: Any
     manner: Manner
-    is_shared: bool
+    states: Callable[[], AnswerStates]
 
 
 class TransformersText(BaseVLM):
@@ -117,7 +117,7 @@ class TransformersText(BaseVLM):
 
         from freeroam.models.generation import Manner
         from freeroam.models.generation_states import Decoder
-        from freeroam.models.generation_trial import shares_truly
+        from freeroam.models.generation_trial import make_states
         from freeroam.models.text_loading import Weights, find_context, find_ends, find_penalty
         from freeroam.models.text_prompts import TextPrompts
 
@@ -136,7 +136,8 @@ class TransformersText(BaseVLM):
         )
         decoder = Decoder(model)
         with torch_loading.told_honestly(f"MODEL_PATH={model_path}: trying the model out"), torch.inference_mode():
-            is_shared = shares_truly(decoder, context)
+            is_exact = dtype == torch.float32 and self._quantization == "none"
+            states = make_states(decoder, context, is_exact=is_exact)
         is_cpu = chosen.type == "cpu"
         self._loaded = _Loaded(
             info=info,
@@ -151,7 +152,7 @@ class TransformersText(BaseVLM):
                 read_tokens_alone=max(self._read_tokens, 512 if is_cpu else 8192),
                 repetition_penalty=find_penalty(model),
             ),
-            is_shared=is_shared,
+            states=states,
         )
 
     async def warm_up(self) -> None:
@@ -181,7 +182,7 @@ class TransformersText(BaseVLM):
             "context_tokens": loaded.manner.context,
             "max_tokens": self._max_tokens,
             "chat_template": loaded.prompts.has_template,
-            "decodes_together": loaded.is_shared,
+            "decodes_together": loaded.states().is_shared,
         }
 
     async def predict(self, frames: list[NDArray[np.uint8]], prompt: str) -> dict[str, Any]:
@@ -200,12 +201,9 @@ class TransformersText(BaseVLM):
     def open_speaker(self) -> Speaker:
         """Return what speaks several answers at once."""
         from freeroam.models.generation import StepLoop
-        from freeroam.models.generation_rows import SharedRows
-        from freeroam.models.generation_states import SeparateStates
 
         loaded = self._ready
-        rows = SharedRows(loaded.decoder, loaded.manner.context) if loaded.is_shared else None
-        return StepLoop(rows or SeparateStates(loaded.decoder), loaded.prompts.prepare, loaded.tokenizer, loaded.manner)
+        return StepLoop(loaded.states(), loaded.prompts.prepare, loaded.tokenizer, loaded.manner)
 
     async def check_health(self) -> None:
         """Put a few tokens through the model; what is being spoken meanwhile is not touched.
