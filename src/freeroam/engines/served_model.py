@@ -292,8 +292,9 @@ class ServedModel:
             if not replica.wishes.streams_text:
                 self._dispatch.record(batch, model_ms / 1000.0)
         hand_out(replica, message, self._statistics)
-        if message["answers"]:
-            replica.note_answers()
+        if not message["answers"]:
+            return  # nothing is free that was not before
+        replica.note_answers()
         # Nothing else than waiting requests, or a second replica, has use for what is free now.
         if len(self._batcher) or len(self._replicas.ready) > 1:
             self._pump()

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from freeroam.models.base import BaseVLM, Question
+from freeroam.models.base import BaseVLM, Question, Said, Speaker
+from freeroam.models.speaking import TurnTaking
 from freeroam.vocabulary.model import ModelWishes
 
 
@@ -99,7 +100,6 @@ class FakeModel(BaseVLM):
         answer = self._answer(len(question.frames), None, question.prompt)
         count = min(self._tokens, question.params.max_tokens or self._tokens)
         for index in range(count):
-            self._spend(self._token_latency_ms)
             yield f"word{index} "
             if f"crash at {index}" in question.prompt:
                 os._exit(13)
@@ -109,6 +109,14 @@ class FakeModel(BaseVLM):
             "prompt_tokens": len(question.prompt.split()),
             "finish_reason": "length" if count < self._tokens else "stop",
         }
+
+    def open_speaker(self) -> Speaker:
+        """Return what takes the time of a step once, however many answers move on in it."""
+        return _Paced(self)
+
+    def spend_step(self) -> None:
+        """Take the time of one step of speech."""
+        self._spend(self._token_latency_ms)
 
     def _answer(self, count: int, shape: tuple[int, ...] | None, prompt: str) -> dict[str, Any]:
         words = prompt.split()
@@ -135,3 +143,16 @@ class FakeModel(BaseVLM):
         end_s = time.perf_counter() + duration_ms / 1000.0
         while time.perf_counter() < end_s:
             pass
+
+
+class _Paced(TurnTaking):
+    """Speaks one word of every answer in each step."""
+
+    def __init__(self, model: FakeModel) -> None:
+        super().__init__(model)
+        self._paced = model
+
+    def step(self) -> list[Said]:
+        """Take the time of a step, then the next word of every answer."""
+        self._paced.spend_step()
+        return super().step()

@@ -158,6 +158,22 @@ def test_statistics_count_and_reach_the_metrics() -> None:
     assert statistics.snapshot()["throughput"] == 0.0
 
 
+def test_many_samples_are_sorted_a_few_times_a_second_and_few_at_once() -> None:
+    clock = FakeClock()
+    statistics = Statistics("m@1", clock, None)
+    for number in range(200):
+        statistics.add_answer(wait_ms=0.0, total_ms=1.0)
+        assert number > 98 or statistics.snapshot()["p99"] == 1.0
+    for _ in range(1000):
+        statistics.add_answer(wait_ms=0.0, total_ms=9.0)
+
+    before = statistics.snapshot()
+    clock.move(0.3)
+
+    assert (before["p50"], before["questions"]["answered"]) == (1.0, 1200)
+    assert statistics.snapshot()["p50"] == 9.0
+
+
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
