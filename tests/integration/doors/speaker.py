@@ -17,7 +17,7 @@ STEP_S = 0.01
 
 
 class Speaker(BaseVLM):
-    """Says so many words (``count 5``), what it was asked (``echo``), its first choice (``choose``); breaks or floods."""
+    """Says so many words (``count 5``), what it was asked (``echo``), its first choice (``choose``), or breaks."""
 
     async def initialize(self, model_path: str, device: str = "auto") -> None:
         """Load nothing."""
