@@ -1,8 +1,9 @@
 """A vision-language model's folder or hub id to a processor, also where there is no torchvision.
 
 transformers 5 picks the PIL image processors by itself where torchvision is absent, but has none for videos: processors
-with a video part (Qwen2.5-VL, SmolVLM2, LLaVA-OneVision) cannot be loaded by ``AutoProcessor`` then. Here such a
-processor is put together without that part; frames are given to it as pictures.
+with a video part (Qwen2.5-VL, SmolVLM2, LLaVA-OneVision) cannot be loaded by ``AutoProcessor`` then
+(huggingface/transformers#48558). Here such a processor is put together without that part; frames are given to it as
+pictures.
 """
 
 from __future__ import annotations
