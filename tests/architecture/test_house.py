@@ -23,6 +23,8 @@ HOMES = {
     "fastapi": {"api", "asgi.py"},
     "sqlalchemy": {"store"},
     "alembic": {"store"},
+    "httpx": {"client"},
+    "httptools": {"load"},
     "httpcore": {"security/dialing.py", "sources/fetching.py", "models/openai_connection.py"},
     "m3u8": {"sources"},
     "prometheus_client": {"observability", "api"},

@@ -118,6 +118,7 @@ def _read_events(place: _Place, wanted: tuple[type[T], ...]) -> Generator[Read |
             if isinstance(document, wanted):
                 yield Give(document)
             if isinstance(document, JobEnd):
+                yield Read()  # the end of the body, so that the connection can be used again
                 return True
         place.wanted_s = reader.retry_s or 0.0
 

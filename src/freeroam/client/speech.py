@@ -29,6 +29,7 @@ def listen(request: Request, retries: Retries) -> StreamScript[InferToken | Infe
         for event in reader.feed(data):
             if event.kind == "done":
                 yield Give(document_of(InferDone, event.data))
+                yield Read()  # the end of the body, so that the connection can be used again
                 return
             if event.kind == "message":
                 token = _token(event, count)

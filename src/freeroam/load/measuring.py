@@ -63,14 +63,14 @@ async def measure(
 
 @contextmanager
 def _ended_by_interrupt(running: asyncio.Task[None]) -> Iterator[None]:
-    """Let an interrupt end the run instead of the program, where signals can be had."""
+    """Let an interrupt end the run instead of the program, where the loop takes signals (not beside another thread)."""
     loop = asyncio.get_running_loop()
-    with suppress(NotImplementedError, RuntimeError, ValueError):
+    with suppress(RuntimeError, ValueError):
         loop.add_signal_handler(signal.SIGINT, running.cancel)
     try:
         yield
     finally:
-        with suppress(NotImplementedError, RuntimeError, ValueError):
+        with suppress(RuntimeError, ValueError):
             loop.remove_signal_handler(signal.SIGINT)
 
 

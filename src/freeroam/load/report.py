@@ -108,13 +108,13 @@ def _schedule(run: Run, total: Tally, at_end: Tally, span_s: float) -> dict[str,
     if rate_per_s is None:
         return None
     behind = total.times.behind
-    sent_per_s = at_end.sent / span_s
     late_ms = behind.percentile_ms(0.99)
     return {
         "asked_per_s": rate_per_s,
-        "sent_per_s": round(sent_per_s, 2),
+        "due": at_end.due,
+        "sent_per_s": round(at_end.sent / span_s, 2),
         "behind_ms": behind.summary(),
-        "is_kept": sent_per_s >= LEAST_RATE_SHARE * rate_per_s and (late_ms is None or late_ms <= LATE_MS),
+        "is_kept": at_end.sent >= LEAST_RATE_SHARE * at_end.due and (late_ms is None or late_ms <= LATE_MS),
     }
 
 

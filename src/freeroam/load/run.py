@@ -157,6 +157,7 @@ class Run:
         self.cpu_s = _cpu_s() - self.cpu_s
         total, window = self.books.total, self.books.window
         self.at_end = Tally(
+            due=total.due + window.due,
             sent=total.sent + window.sent,
             answered=total.answered + window.answered,
             tokens=total.tokens + window.tokens,
@@ -211,6 +212,7 @@ class Run:
                 if end_s is not None and start_s + due_s >= end_s:
                     break
                 await self._clock.sleep(start_s + due_s - self._clock.monotonic_s())
+                self.books.window.due += 1
                 task = asyncio.create_task(ask(start_s + due_s))
                 asked.add(task)
                 task.add_done_callback(asked.discard)

@@ -41,6 +41,7 @@ class Tally:
     """What was counted in a while.
 
     Attributes:
+        due: Questions that should have been sent, in an open loop.
         sent: Questions.
         answered: Complete answers.
         tokens: Tokens that came.
@@ -52,6 +53,7 @@ class Tally:
         by_priority: First token and end to end by level.
     """
 
+    due: int = 0
     sent: int = 0
     answered: int = 0
     tokens: int = 0
@@ -79,6 +81,7 @@ class Tally:
 
     def take_in(self, other: Tally) -> None:
         """Count what ``other`` counted."""
+        self.due += other.due
         self.sent += other.sent
         self.answered += other.answered
         self.tokens += other.tokens

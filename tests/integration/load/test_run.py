@@ -129,6 +129,7 @@ async def test_times_count_from_when_a_question_was_due_and_not_from_when_it_cou
     assert report["end_to_end_ms"]["p50"] >= (held_s - 0.2) * 1000
     assert report["schedule"]["behind_ms"]["p99"] >= (held_s - 0.2) * 1000
     assert report["schedule"]["is_kept"] is False
+    assert report["schedule"]["due"] == 20
     assert any("NOT KEPT" in line for line in lines_of(report))
 
 

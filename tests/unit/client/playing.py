@@ -35,7 +35,7 @@ class Played:
 
 
 def play(script: Generator[Any, Reply, Any], replies: Iterable[Reply]) -> Played:
-    """Carry out a script; each request and each read takes the next of ``replies``."""
+    """Carry out a script; each request and each read takes the next of ``replies``, then the end of a body."""
     played, left = Played(), iter(replies)
     reply: Reply = None
     while True:
@@ -55,7 +55,7 @@ def play(script: Generator[Any, Reply, Any], replies: Iterable[Reply]) -> Played
         else:
             if (request := getattr(step, "request", None)) is not None:
                 played.requests.append(request)
-            reply = next(left)
+            reply = next(left, b"")
 
 
 def answer(status: int = 200, body: bytes = b"{}", **headers: str) -> Answer:
