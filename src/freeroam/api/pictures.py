@@ -62,11 +62,11 @@ async def read_pictures(
     """
     if len(images) > config.max_images:
         raise InvalidInput(f"images: {len(images)} pictures; a question may bring {config.max_images} (MAX_IMAGES)")
-    if parts.open_pictures is None:
-        raise Unavailable("No decoder runs here")
     files = [
         await _file_of(image, f"images.{place}", config.max_pixels, parts.clock) for place, image in enumerate(images)
     ]
+    if parts.open_pictures is None:
+        raise Unavailable("No decoder runs here")
     began_s = parts.clock.monotonic_s()
     box = FrameWish(1.0, wishes.width_px, wishes.height_px) if wishes else FrameWish(1.0)
     frames = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +18,8 @@ from freeroam.prompts.library import PromptConfig, PromptLibrary
 from freeroam.results.hub import ResultHub
 from freeroam.store.store import Store, StoreConfig
 from freeroam.testing import FakeClock
-from freeroam.vocabulary.errors import NotFound
+from freeroam.vocabulary.errors import FreeroamError, NotFound
+from freeroam.vocabulary.inference import FinishReason, InferenceRequest, Output, Piece, Prediction
 from freeroam.vocabulary.model import ModelInfo, ModelState
 
 
@@ -54,6 +56,74 @@ class EngineDouble:
         return [self.describe()]
 
 
+class TalkingEngine(EngineDouble):
+    """Answers as it is told to: whole or in pieces, at once or when the test lets it, or not at all.
+
+    Attributes:
+        asked: Every request it was given.
+        left: How many askers went away before they had their answer.
+        failure: Raised instead of an answer; after the first piece if ``fails_late``.
+        goes_on: Cleared, it stops before its answer, or after the first piece.
+        reserved: Places that were taken and given back.
+    """
+
+    def __init__(self) -> None:
+        self.asked: list[InferenceRequest] = []
+        self.left = 0
+        self.pieces = [Piece("Once ", 0), Piece("upon a ", 1, 2), Piece("time", 3)]
+        self.failure: FreeroamError | None = None
+        self.fails_late = False
+        self.goes_on = asyncio.Event()
+        self.goes_on.set()
+        self.reserved: list[str] = []
+
+    async def ask(self, request: InferenceRequest, place: Any = None) -> Output:
+        self.asked.append(request)
+        if self.failure is not None:
+            raise self.failure
+        await self._turn()
+        return self.output()
+
+    async def stream(self, request: InferenceRequest, place: Any = None) -> AsyncIterator[Piece | Output]:
+        self.asked.append(request)
+        if self.failure is not None and not self.fails_late:
+            raise self.failure
+        for index, piece in enumerate(self.pieces):
+            if index == 1:
+                await self._turn()
+                if self.failure is not None:
+                    raise self.failure
+            yield piece
+        yield self.output()
+
+    def reserve(self, model: str, priority: Any) -> Any:
+        self.reserved.append("taken")
+        return SimpleNamespace(release=lambda: self.reserved.append("released"))
+
+    def output(self) -> Output:
+        return Output(
+            predictions=[Prediction(label="cat", confidence=0.5, bbox=[0, 0, 4, 4])],
+            text="Once upon a time",
+            confidence=[0.5],
+            extra={},
+            model="gpt2",
+            version="7",
+            model_type="fake",
+            device="cpu",
+            finish_reason=FinishReason.LENGTH,
+            prompt_tokens=3,
+            completion_tokens=4,
+            tokens=("Once ", "upon ", "a ", "time"),
+        )
+
+    async def _turn(self) -> None:
+        try:
+            await self.goes_on.wait()
+        except asyncio.CancelledError:
+            self.left += 1
+            raise
+
+
 Ask = Callable[..., Any]
 
 
@@ -87,6 +157,14 @@ def parts(store: Store, clock: FakeClock) -> Parts:
         refresh_metrics=refresh,
         started_monotonic_s=clock.monotonic_s(),
     )
+
+
+@pytest.fixture
+def engine(parts: Parts) -> TalkingEngine:
+    """The engine behind the routes, which answers as the test tells it to."""
+    engine = TalkingEngine()
+    object.__setattr__(parts, "engine", engine)
+    return engine
 
 
 @pytest.fixture

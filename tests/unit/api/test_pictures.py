@@ -1,0 +1,148 @@
+"""Pictures of clients: every form they may have, what is refused and how, and a loop that never waits for one."""
+
+from __future__ import annotations
+
+import base64
+import io
+from types import TracebackType
+from typing import Any, Self
+
+import pytest
+from PIL import Image as Pillow
+
+from freeroam.api.parts import ApiConfig, Parts
+from freeroam.api.pictures import read_pictures
+from freeroam.sources.decoding.values import DecodedFrame
+from freeroam.vocabulary.errors import (
+    FreeroamError,
+    InvalidInput,
+    SourceError,
+    SourceErrorCode,
+    TooLarge,
+    Unavailable,
+    UnsupportedMedia,
+)
+from freeroam.vocabulary.frame import FrameWish
+from freeroam.vocabulary.model import ModelWishes
+
+
+def picture(form: str = "PNG", width_px: int = 6, height_px: int = 4) -> bytes:
+    file = io.BytesIO()
+    Pillow.new("RGB", (width_px, height_px), (200, 10, 10)).save(file, form)
+    return file.getvalue()
+
+
+class Decoders:
+    """Stands for the decoder processes: keeps what it was given, and fails if told."""
+
+    def __init__(self, failure: SourceError | None = None) -> None:
+        self.wishes: list[FrameWish] = []
+        self.given: list[bytes] = []
+        self._failure = failure
+
+    def __call__(self, wish: FrameWish) -> Decoders:
+        self.wishes.append(wish)
+        return self
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return None
+
+    async def decode(self, data: Any, raw: Any = None) -> DecodedFrame:
+        if self._failure is not None:
+            raise self._failure
+        self.given.append(bytes(data))
+        return DecodedFrame(
+            pixels=b"\0" * 72, width_px=6, height_px=4, pts_s=0.0, time_s=0.0, due_s=0.0,
+            source_width_px=12, source_height_px=8, decode_ms=1.5,
+        )  # fmt: skip
+
+
+@pytest.fixture
+def decoders(parts: Parts) -> Decoders:
+    decoders = Decoders()
+    object.__setattr__(parts, "open_pictures", decoders)
+    return decoders
+
+
+def in_lines(text: str) -> str:
+    return "\r\n".join(text[at : at + 76] for at in range(0, len(text), 76))
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP"])
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda data: base64.b64encode(data).decode(),
+        lambda data: base64.b64encode(data).decode().rstrip("="),
+        lambda data: in_lines(base64.b64encode(data).decode()),
+        lambda data: f"data:image/any;base64,{base64.b64encode(data).decode()}",
+        lambda data: f"DATA:image/jpeg;charset=x;BASE64,{base64.b64encode(data).decode()}",
+        lambda data: data,
+    ],
+    ids=["base64", "without padding", "in lines", "data URL", "data URL in capitals", "bytes"],
+)
+async def test_a_picture_is_taken_in_every_form(parts: Parts, decoders: Decoders, form: str, write: Any) -> None:
+    # Given a picture as a client may send it, when it is read, then the decoder is given the very file
+    data = picture(form)
+    frames = await read_pictures(parts, ApiConfig(), [write(data)], ModelWishes(width_px=512, height_px=384))
+
+    assert decoders.given == [data]
+    assert [(wish.width_px, wish.height_px) for wish in decoders.wishes] == [(512, 384)]
+    frame = frames[0]
+    assert (frame.frame_id, frame.width_px, frame.height_px, frame.source_width_px) == ("0", 6, 4, 12)
+
+
+async def test_a_long_text_is_read_in_turns(parts: Parts, decoders: Decoders) -> None:
+    # Given a file whose text is longer than what is read in one turn, and not a whole number of turns
+    data = picture() + bytes(range(256)) * 7001
+
+    await read_pictures(parts, ApiConfig(), [base64.b64encode(data).decode()])
+
+    # Then not a byte is lost at the seams
+    assert decoders.given == [data]
+
+
+@pytest.mark.parametrize(
+    ("image", "kind", "message"),
+    [
+        ("https://example.com/cat.jpg", InvalidInput, "send base64 or a data URL"),
+        ("file:///etc/passwd", InvalidInput, "is an address"),
+        ("data:image/png,abc", InvalidInput, "without base64"),
+        ("!!!!", InvalidInput, "is no base64"),
+        ("", UnsupportedMedia, "JPEG, PNG or WebP"),
+        (base64.b64encode(b"GIF89a").decode(), UnsupportedMedia, "images.0 is no JPEG"),
+        (picture(width_px=300, height_px=10), TooLarge, "300x10; a picture may have 2000 pixels (MAX_PIXELS)"),
+    ],
+)
+async def test_what_is_no_picture_is_refused_with_its_reason(
+    parts: Parts, decoders: Decoders, image: Any, kind: type[FreeroamError], message: str
+) -> None:
+    with pytest.raises(kind, match=r".*") as refused:
+        await read_pictures(parts, ApiConfig(max_pixels=2000), [image])
+
+    assert message in refused.value.message
+    assert decoders.given == []
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"), [(SourceErrorCode.BAD_DATA, InvalidInput), (SourceErrorCode.DECODER, Unavailable)]
+)
+async def test_a_decoder_that_fails_is_told_by_whose_fault_it_was(
+    parts: Parts, code: SourceErrorCode, kind: type[FreeroamError]
+) -> None:
+    object.__setattr__(parts, "open_pictures", Decoders(SourceError(code, "the picture is broken")))
+
+    with pytest.raises(kind, match="the picture is broken"):
+        await read_pictures(parts, ApiConfig(), [picture()])
+
+
+async def test_only_so_many_pictures_are_taken(parts: Parts, decoders: Decoders) -> None:
+    with pytest.raises(InvalidInput, match="MAX_IMAGES"):
+        await read_pictures(parts, ApiConfig(max_images=2), [picture()] * 3)
+
+    assert decoders.given == []
