@@ -24,20 +24,33 @@ _SMOLVLM_TEMPLATE = (
     "{% for part in message['content'] %}{% if part['type'] == 'image' %}<image>{% else %} {{ part['text'] }}"
     "{% endif %}{% endfor %}<end_of_utterance>\n{% endfor %}{% if add_generation_prompt %}Assistant:{% endif %}"
 )
+_QWEN = [
+    *("<|endoftext|>", "<|im_end|>", "<|im_start|>", "<|vision_start|>", "<|vision_end|>"),
+    *("<|image_pad|>", "<|video_pad|>"),
+]
 KINDS = ("llava", "idefics3", "smolvlm", "qwen2_5_vl")
 SLIDING = "llava_sliding"
 """LLaVA round a language model whose every second layer looks back 16 tokens only."""
+OTHERS = ("llava_onevision", "qwen3_vl", "gemma3")
+"""Architectures that are only tried for answering the same alone, together and by ``generate``."""
 
 
 def make_vlm(kind: str, folder: Path, *, with_chat_template: bool = True, seed: int = 0) -> Path:
-    """Make a tiny model of one of ``KINDS`` or ``SLIDING`` in a new folder, and return the folder."""
+    """Make a tiny model of one of ``KINDS``, ``SLIDING`` or ``OTHERS`` in a new folder, and return the folder."""
     import torch
 
     torch.manual_seed(seed)
     folder.mkdir(parents=True)
-    maker = {"llava": _llava, SLIDING: _llava, "idefics3": _idefics3, "smolvlm": _idefics3, "qwen2_5_vl": _qwen2_5_vl}[
-        kind
-    ]
+    maker = {
+        "llava": _llava,
+        SLIDING: _llava,
+        "idefics3": _idefics3,
+        "smolvlm": _idefics3,
+        "qwen2_5_vl": _qwen2_5_vl,
+        "llava_onevision": _llava_onevision,
+        "qwen3_vl": _qwen3_vl,
+        "gemma3": _gemma3,
+    }[kind]
     model, template = maker(folder, kind)
     _let_it_speak(model)
     model.generation_config.eos_token_id = None
@@ -168,8 +181,7 @@ def _idefics3(folder: Path, kind: str) -> tuple[Any, str]:
 def _qwen2_5_vl(folder: Path, kind: str) -> tuple[Any, str]:
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-    special = ["<|endoftext|>", "<|im_end|>", "<|im_start|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>"]
-    ids = _tokenizer(folder, [*special, "<|video_pad|>"])
+    ids = _tokenizer(folder, _QWEN)
     vision = {
         "depth": 2,
         "hidden_size": 32,
@@ -210,3 +222,103 @@ def _qwen2_5_vl(folder: Path, kind: str) -> tuple[Any, str]:
     template = _CHATML.replace("IMAGE", "<|vision_start|><|image_pad|><|vision_end|>")
     template = template.replace("VIDEO", "<|vision_start|><|video_pad|><|vision_end|>")
     return Qwen2_5_VLForConditionalGeneration(config), template
+
+
+def _llava_onevision(folder: Path, kind: str) -> tuple[Any, str]:
+    import transformers
+
+    ids = _tokenizer(folder, ["<pad>", "</s>", "<image>", "<video>"])
+    side_px = 4 * PATCH_PX
+    grids = [[side_px * rows, side_px * columns] for rows in (1, 2) for columns in (1, 2)]
+    config = transformers.LlavaOnevisionConfig(
+        vision_config=_siglip(side_px),
+        text_config=transformers.Qwen2Config(**_text(vocab_size=260, eos_token_id=257, pad_token_id=256)),
+        image_token_index=ids["<image>"],
+        video_token_index=ids["<video>"],
+        image_grid_pinpoints=grids,
+        vision_feature_select_strategy="full",
+        vision_feature_layer=-1,
+    )
+    _write(
+        folder,
+        "preprocessor_config.json",
+        image_processor_type="LlavaOnevisionImageProcessor",
+        size={"height": side_px, "width": side_px},
+        image_grid_pinpoints=grids,
+    )
+    _write(
+        folder,
+        "processor_config.json",
+        processor_class="LlavaOnevisionProcessor",
+        num_image_tokens=16,
+        vision_feature_select_strategy="full",
+        image_token="<image>",
+        video_token="<video>",
+    )
+    template = _CHATML.replace("IMAGE", "<image>\n").replace("<|im_start|>", "").replace("<|im_end|>", "</s>")
+    return transformers.LlavaOnevisionForConditionalGeneration(config), template
+
+
+def _qwen3_vl(folder: Path, kind: str) -> tuple[Any, str]:
+    import transformers
+
+    forerunner, template = _qwen2_5_vl(folder, kind)
+    ids = {text: 256 + number for number, text in enumerate(_QWEN)}
+    vision = {
+        "depth": 2,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_heads": 2,
+        "patch_size": PATCH_PX,
+        "out_hidden_size": HIDDEN,
+        "deepstack_visual_indexes": [0],
+        "num_position_embeddings": 64,
+    }
+    rope = forerunner.config.text_config.rope_parameters
+    config = transformers.Qwen3VLConfig(
+        vision_config=vision,
+        text_config=_text(vocab_size=263, head_dim=12, eos_token_id=257, pad_token_id=256, rope_parameters=rope),
+        image_token_id=ids["<|image_pad|>"],
+        video_token_id=ids["<|video_pad|>"],
+        vision_start_token_id=ids["<|vision_start|>"],
+        vision_end_token_id=ids["<|vision_end|>"],
+    )
+    _write(folder, "processor_config.json", processor_class="Qwen3VLProcessor")
+    return transformers.Qwen3VLForConditionalGeneration(config), template
+
+
+def _gemma3(folder: Path, kind: str) -> tuple[Any, str]:
+    import transformers
+
+    named = {"image_token": "<image_soft_token>", "boi_token": "<start_of_image>", "eoi_token": "<end_of_image>"}
+    special = ["<pad>", "<eos>", *named.values(), "<bos>"]
+    ids = _tokenizer(folder, special, extra_special_tokens=named)
+    side_px = 4 * PATCH_PX
+    layers = {"sliding_window": 16, "layer_types": ["sliding_attention", "full_attention"]}
+    text = _text(vocab_size=262, head_dim=12, bos_token_id=None, eos_token_id=257, pad_token_id=256, **layers)
+    config = transformers.Gemma3Config(
+        vision_config=_siglip(side_px),
+        text_config=transformers.Gemma3TextConfig(**text),
+        image_token_index=ids[named["image_token"]],
+        boi_token_index=ids[named["boi_token"]],
+        eoi_token_index=ids[named["eoi_token"]],
+        mm_tokens_per_image=4,
+    )
+    size = {"height": side_px, "width": side_px}
+    _write(folder, "preprocessor_config.json", image_processor_type="Gemma3ImageProcessor", size=size)
+    _write(folder, "processor_config.json", processor_class="Gemma3Processor", image_seq_length=4)
+    template = _CHATML.replace("IMAGE", "<start_of_image>").replace("<|im_start|>", "").replace("<|im_end|>", "<eos>")
+    return transformers.Gemma3ForConditionalGeneration(config), template
+
+
+def _siglip(side_px: int) -> Any:
+    from transformers import SiglipVisionConfig
+
+    return SiglipVisionConfig(
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        image_size=side_px,
+        patch_size=PATCH_PX,
+    )

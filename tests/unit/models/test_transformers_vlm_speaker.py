@@ -18,7 +18,7 @@ from freeroam.models.transformers_vlm import TransformersVLM
 from freeroam.models.vlm_batch import Apart, Together
 from freeroam.vocabulary.errors import InvalidInput
 from freeroam.vocabulary.inference import InferenceParams
-from tests.tiny_vlms import KINDS, SLIDING, make_vlm
+from tests.tiny_vlms import KINDS, OTHERS, SLIDING, make_vlm
 
 
 def picture(seed: int, height_px: int = 60, width_px: int = 100) -> np.ndarray:
@@ -62,35 +62,48 @@ def different_questions() -> list[Question]:
     ]
 
 
-async def test_an_answer_is_what_generate_says(model: TransformersVLM):
+def expected_of(model: TransformersVLM, question: Question) -> tuple[str, int]:
+    """Return what ``generate`` of transformers says, and the tokens of the prompt."""
     loaded = model._ready
+    prompt = loaded.prompts.prepare(question)
+    most = question.params.max_tokens
+    with torch.inference_mode():
+        said = loaded.network.model.generate(**prompt.inputs, max_new_tokens=most, do_sample=False, eos_token_id=None)
+    return loaded.tokenizer.decode(said[0, prompt.prompt_tokens :], skip_special_tokens=True), prompt.prompt_tokens
+
+
+async def test_an_answer_is_what_generate_says(model: TransformersVLM):
     for question in different_questions():
-        prompt = loaded.prompts.prepare(question)
-        with torch.inference_mode():
-            tokens = loaded.network.model.generate(
-                **prompt.inputs, max_new_tokens=question.params.max_tokens, do_sample=False, eos_token_id=None
-            )[0, prompt.prompt_tokens :]
-        expected = loaded.tokenizer.decode(tokens, skip_special_tokens=True)
+        text, prompt_tokens = expected_of(model, question)
 
         (answer,) = await model.predict_batch([question])
 
-        assert answer["text"] == expected
-        assert answer["prompt_tokens"] == prompt.prompt_tokens
+        assert answer["text"] == text
+        assert answer["prompt_tokens"] == prompt_tokens
         assert answer["completion_tokens"] == question.params.max_tokens
         assert answer["finish_reason"] == "length"
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+async def test_other_architectures_say_together_what_generate_says_alone(tmp_path: Path, kind: str):
+    other = TransformersVLM(threads=1)
+    await other.initialize(str(make_vlm(kind, tmp_path / kind)), "cpu")
+    await other.warm_up()
+    questions = different_questions()
+
+    together = await other.predict_batch(questions)
+
+    assert [answer["text"] for answer in together] == [expected_of(other, question)[0] for question in questions]
 
 
 async def test_the_penalty_that_the_author_wishes_is_that_of_generate(folder: Path):
     model = TransformersVLM(threads=1)
     await model.initialize(str(folder), "cpu")
-    network = model._ready.network.model
-    network.generation_config.repetition_penalty = 1.3
-    prompt = model._ready.prompts.prepare(asked("what", picture(1)))
-    with torch.inference_mode():
-        tokens = network.generate(**prompt.inputs, max_new_tokens=30, do_sample=False, eos_token_id=None)
-    expected = model._ready.tokenizer.decode(tokens[0, prompt.prompt_tokens :], skip_special_tokens=True)
+    model._ready.network.model.generation_config.repetition_penalty = 1.3
+    question = asked("what", picture(1), max_tokens=30)
+    expected, _ = expected_of(model, question)
 
-    (answer,) = await model.predict_batch([asked("what", picture(1), max_tokens=30)])
+    (answer,) = await model.predict_batch([question])
 
     assert answer["text"] == expected
 
