@@ -48,17 +48,17 @@ class Server:
         self.answering = answering
         self.connections = 0
         self.questions = 0
-        self.heads: list[bytes] = []
+        self.tasks: set[asyncio.Task[None] | None] = set()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
+        self.tasks.add(asyncio.current_task())
         try:
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
                 length = int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0])
                 await reader.readexactly(length)
                 self.questions += 1
-                self.heads.append(head)
                 await self.answering(writer)
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
@@ -75,6 +75,10 @@ async def serving(answering: Answering) -> AsyncIterator[tuple[Server, str]]:
         yield server, f"http://127.0.0.1:{port}"
     finally:
         listening.close()
+        tasks = [task for task in server.tasks if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def run_of(url: str, **plan: Any) -> Run:
