@@ -221,6 +221,38 @@ async def test_the_choice_is_the_one_that_the_model_finds_likeliest(model: Trans
     assert answer["finish_reason"] == "stop"
 
 
+async def test_a_box_that_was_said_is_a_prediction_in_pixels_of_the_newest_frame(model: TransformersVLM):
+    said = '{"bbox_2d": [0.25, 0.5, 0.75, 1.0], "label": "cat", "score": 0.6}'
+    frames = (picture(1, 90, 30), picture(2, 60, 120))
+    cut = {"left": 30.0, "across": 60.0} if model._ready.eye.cuts else {"left": 0.0, "across": 120.0}
+
+    found, unsure = await model.predict_batch(
+        [asked("detect cats", *frames, choices=[said], threshold=threshold) for threshold in (0.5, 0.7)]
+    )
+
+    left = cut["left"] + 0.25 * cut["across"]
+    box = [left, 30.0, left + 0.5 * cut["across"], 60.0]
+    assert found["predictions"] == [{"label": "cat", "confidence": 0.6, "bbox": box}]
+    assert unsure["predictions"] == []
+
+
+async def test_a_box_in_pixels_of_the_resized_picture_is_scaled_back(tmp_path: Path):
+    qwen = TransformersVLM(threads=1)
+    await qwen.initialize(str(make_vlm("qwen2_5_vl", tmp_path / "qwen")), "cpu")
+    said = '{"bbox_2d": [84, 28, 168, 56], "label": "cat"}'
+    question = asked("detect cats", picture(1, 120, 360), choices=[said])
+    grid = qwen._ready.prompts.prepare(question).inputs["image_grid_thw"][0].tolist()
+
+    (answer,) = await qwen.predict_batch([question])
+
+    height_px, width_px = grid[1] * 14, grid[2] * 14
+    assert (height_px, width_px) != (120, 360)
+    (cat,) = answer["predictions"]
+    assert cat["bbox"] == pytest.approx(
+        [84 / width_px * 360, 28 / height_px * 120, 168 / width_px * 360, 56 / height_px * 120], abs=0.1
+    )
+
+
 async def test_choices_are_decided_beside_answers_that_are_spoken(model: TransformersVLM):
     questions = [asked("what", picture(1)), asked("which", picture(1), choices=["yes", "no"]), asked("text alone")]
     alone = [(await model.predict_batch([question]))[0] for question in questions]
