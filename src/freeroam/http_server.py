@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 
+from freeroam.resting_server import RestingServer
 from freeroam.vocabulary.errors import ConfigurationError, FreeroamError
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from freeroam.settings import Settings
 
 
-class HttpServer(uvicorn.Server):
+class HttpServer(RestingServer):
     """The server, without raising the signal again that asked it to stop, and saying when it listens.
 
     Args:
