@@ -30,6 +30,7 @@ KEPT_KEYS = 32
 KEPT_INITS = 8
 HEAD_BYTES = 1024
 TS_PACKET_BYTES = 188
+TOLD_BYTES = HEAD_BYTES + 3 * TS_PACKET_BYTES
 
 _RETRIED = frozenset(
     {
@@ -65,12 +66,12 @@ class SegmentBytes:
     Attributes:
         container: ``mpegts`` or ``mp4``.
         init: What goes before it in a new run; None for transport streams.
-        head: Its first bytes, all of them for a segment of usual size.
+        head: Its first pieces, all of them for a segment of usual size.
     """
 
     container: str
     init: bytes | None
-    head: bytes
+    head: list[bytes]
     _rest: AsyncIterator[bytes] | None = None
     _stack: AsyncExitStack = field(default_factory=AsyncExitStack)
 
@@ -80,7 +81,8 @@ class SegmentBytes:
         Raises:
             SourceError: The segment broke off, came too slowly or was wrongly encrypted.
         """
-        yield self.head
+        while self.head:
+            yield self.head.pop(0)
         if self._rest is not None:
             async for piece in self._rest:
                 yield piece
@@ -138,9 +140,10 @@ class SegmentReader:
             if key is not None:
                 wanted = await stack.enter_async_context(aclosing(_decrypt(wanted, key, _iv(segment))))
             head, is_whole = await _read_head(wanted)
-            container = container_of(head)
+            container = container_of(_beginning(head))
             if container == "mp4" and is_whole:
-                check_boxes(head)
+                head = [b"".join(head)]
+                check_boxes(head[0])
         except BaseException:
             await stack.aclose()
             raise
@@ -267,16 +270,28 @@ async def _cut(pieces: AsyncIterator[bytes], skip_bytes: int, length: int | None
         raise SourceError(SourceErrorCode.BAD_DATA, "a segment is shorter than its byte range")
 
 
-async def _read_head(pieces: AsyncIterator[bytes]) -> tuple[bytes, bool]:
-    """Read a segment up to ``WHOLE_BYTES``; return that and whether it is all."""
+async def _read_head(pieces: AsyncIterator[bytes]) -> tuple[list[bytes], bool]:
+    """Read a segment up to ``WHOLE_BYTES``; return its pieces and whether they are all."""
     parts: list[bytes] = []
     size = 0
     async for piece in pieces:
         parts.append(piece)
         size += len(piece)
         if size > WHOLE_BYTES:
-            return b"".join(parts), False
-    return (parts[0] if len(parts) == 1 else b"".join(parts)), True
+            return parts, False
+    return parts, True
+
+
+def _beginning(pieces: list[bytes]) -> bytes:
+    """Return enough of a segment to tell what it is, all of it if it is short."""
+    parts: list[bytes] = []
+    size = 0
+    for piece in pieces:
+        parts.append(piece[: TOLD_BYTES - size])
+        size += len(parts[-1])
+        if size >= TOLD_BYTES:
+            break
+    return b"".join(parts)
 
 
 def _keep(kept: OrderedDict[_Name, bytes], name: _Name, data: bytes, limit: int) -> None:
