@@ -9,8 +9,10 @@ import ctypes
 import gc
 import sys
 
-LARGE_BLOCK_BYTES = 128 * 1024
-"""glibc's first value; left alone it rises to 32 MiB when large blocks are freed, and pictures join the heap."""
+LARGE_BLOCK_BYTES = 1024 * 1024
+"""glibc's value begins at 128 KiB, so that every piece of a video is mapped anew, page by page; left alone it rises to
+32 MiB when large blocks are freed, and pictures join the heap."""
+TRIM_BYTES = 8 * 1024 * 1024
 
 COLLECTOR_THRESHOLDS = (10_000, 20, 20)
 """New objects before a young collection, young ones before a middle one, middle ones before a full one."""
@@ -24,7 +26,7 @@ def keep_large_blocks_apart() -> None:
     mallopt = _of_glibc("mallopt")
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, LARGE_BLOCK_BYTES)
-        mallopt(_M_TRIM_THRESHOLD, 2 * LARGE_BLOCK_BYTES)
+        mallopt(_M_TRIM_THRESHOLD, TRIM_BYTES)
 
 
 def give_memory_back() -> None:
