@@ -13,12 +13,12 @@ import json
 import re
 import resource
 import time
-from typing import Any
+from typing import Any, cast
 
 import uvloop
 
 _INDEX = re.compile(rb'"index":\s?(\d+)(?:,\s?"count":\s?(\d+))?')
-_TOKEN = re.compile(rb'^data: .*"token"', re.MULTILINE)
+_DUE = re.compile(rb"(\d+\.\d{6}) ")
 
 
 class Reader(asyncio.Protocol):
@@ -39,13 +39,15 @@ class Reader(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Ask."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)
         self._ask()
 
     def data_received(self, data: bytes) -> None:
         """Take what came; the last chunk of an answer is empty."""
         self._buffer += data
+        if self._options.timed:
+            now_s = time.monotonic()
+            self._seen.late_ms += [(now_s - float(due_s)) * 1000 for due_s in _DUE.findall(data)]
         if not self._has_begun and b"data: " in data:
             self._has_begun = True
             self._seen.first_ms.append((time.perf_counter() - self._asked_s) * 1000)
@@ -103,6 +105,7 @@ class Seen:
         self.all_gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.first_ms: list[float] = []
         self.whole_ms: list[float] = []
+        self.late_ms: list[float] = []
         self.tokens = self.events = self.streams = 0
         self.refused = self.broken = self.incomplete = self.out_of_place = 0
         self.last_refusal = ""
@@ -123,6 +126,10 @@ class Seen:
             "first_p50_ms": _at(self.first_ms, 0.5),
             "first_p99_ms": _at(self.first_ms, 0.99),
             "whole_p50_ms": _at(self.whole_ms, 0.5),
+            "whole_p99_ms": _at(self.whole_ms, 0.99),
+            "late_p50_ms": _at(self.late_ms, 0.5),
+            "late_p99_ms": _at(self.late_ms, 0.99),
+            "late_max_ms": round(max(self.late_ms, default=0.0), 2),
             "refused": self.refused,
             "broken": self.broken,
             "incomplete": self.incomplete,
@@ -157,6 +164,7 @@ def main() -> None:
     parser.add_argument("--connections", type=int, default=256)
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--tokens", type=int, default=50)
+    parser.add_argument("--timed", type=int, default=0, help="tokens are the moments at which they were due")
     print(json.dumps(uvloop.run(read(parser.parse_args()))))
 
 
