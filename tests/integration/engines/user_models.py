@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,25 @@ class Doomed(Awaiting):
     async def check_health(self) -> None:
         if self.path == "sick":
             raise RuntimeError("answers are noise")
+
+
+class Patient(Awaiting):
+    """Speaks until a file is there, which ``model_path`` names, or as long as it may; many answers at once."""
+
+    async def initialize(self, model_path: str, device: str = "auto") -> None:
+        await super().initialize(model_path, device)
+        self.path = Path(model_path)
+
+    def get_wishes(self) -> Any:
+        wish = {"max_batch": 16, "window": 1, "width_px": 320, "streams_text": True}
+        return super().get_wishes().model_copy(update=wish)
+
+    def speak(self, question: Question) -> Iterator[str]:
+        for number in itertools.count():
+            if self.path.exists() or number == question.params.max_tokens:
+                return
+            time.sleep(0.001)
+            yield f"word{number} "
 
 
 class Counting(Awaiting):
