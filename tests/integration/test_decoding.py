@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from freeroam.clock import SystemClock
+from freeroam.processes.ring import PAGE_BYTES, place_of
 from freeroam.processes.wire import MAX_MESSAGE_BYTES
 from freeroam.sources.decoding.feed import Feed
 from freeroam.sources.decoding.pool import DecoderPool
@@ -21,6 +22,9 @@ from freeroam.vocabulary.errors import SourceError
 from freeroam.vocabulary.frame import FrameWish
 from tests.numbered_clips import clip, numbered_picture, picture_bytes, read_number
 from tests.waiting import until
+
+SMALL_BYTES = -(-320 * 180 * 3 // PAGE_BYTES) * PAGE_BYTES
+"""What a frame of 320x180 takes of a ring."""
 
 
 @pytest.fixture
@@ -338,6 +342,81 @@ async def test_a_decoder_that_says_what_nobody_understands_is_replaced(pool) -> 
     await until(lambda: pool.pids and pool.pids != before)
     assert pool.replaced == {"garbled": 1}
     assert len((await decode(pool, clip(), FeedShape(wish(2), "mpegts")))[0]) == 12
+
+
+async def test_frames_lie_in_shared_memory_and_leave_it_with_their_last_reader(pool) -> None:
+    frames, _ = await decode(pool, clip(), FeedShape(wish(10, 320, 320), "mpegts"))
+
+    assert all(place_of(frame.pixels) is not None for frame in frames)
+    assert numbers(frames) == sorted(numbers(frames))
+    expected = len(frames) * SMALL_BYTES
+    await until(lambda: pool.frame_bytes == expected)
+    del frames[1:]
+    assert pool.frame_bytes == SMALL_BYTES
+    frames.clear()
+    assert pool.frame_bytes == 0
+
+
+@pytest.mark.parametrize(
+    ("ring_bytes", "shared"),
+    [pytest.param(0, 0, id="none at all"), pytest.param(3 * SMALL_BYTES, 3, id="too little")],
+)
+async def test_frames_without_room_in_shared_memory_travel_as_bytes(pool, ring_bytes, shared) -> None:
+    small = DecoderPool(DecoderConfig(processes=1, ring_bytes=ring_bytes), SystemClock())
+    await small.start()
+    try:
+        frames, _ = await decode(small, clip(), FeedShape(wish(10, 320, 180), "mpegts"))
+
+        usual, _ = await decode(pool, clip(), FeedShape(wish(10, 320, 180), "mpegts"))
+        assert numbers(frames) == numbers(usual)
+        assert sum(place_of(frame.pixels) is not None for frame in frames) == shared
+        assert (small.refused_places > 0) == (ring_bytes > 0)
+    finally:
+        await small.stop()
+
+
+async def test_a_feed_that_is_closed_in_the_middle_gives_its_places_back_once_nobody_writes_there(pool) -> None:
+    kept: list[DecodedFrame] = []
+    for _ in range(20):
+        async with pool.open_feed(FeedShape(wish(25, 320, 180), "mpegts")) as feed:
+            await feed.write(clip())
+            kept.append(await anext(aiter(feed.decoded())))
+
+    await until(lambda: pool.frame_bytes == len(kept) * SMALL_BYTES)
+    # Later feeds have not written where the kept frames lie.
+    assert len({read_number(frame.pixels, frame.width_px, frame.height_px) for frame in kept}) == 1
+
+
+async def test_a_killed_decoder_gives_back_what_it_might_have_written_and_frames_outlive_it(pool) -> None:
+    async with pool.open_feed(FeedShape(wish(2, 320, 180), "mpegts")) as feed:
+        await feed.write(clip())
+        frame = await anext(aiter(feed.decoded()))
+        before = bytes(frame.pixels)
+        os.kill(pool.pids[0], signal.SIGKILL)
+        with pytest.raises(SourceError):
+            async for _ in feed.decoded():
+                pass
+
+    frames, _ = await decode(pool, clip(), FeedShape(wish(10, 320, 180), "mpegts"))
+    assert bytes(frame.pixels) == before
+    expected = (1 + len(frames)) * SMALL_BYTES
+    await until(lambda: pool.frame_bytes == expected)
+
+
+async def test_single_pictures_of_a_known_size_lie_in_shared_memory_too(pool) -> None:
+    data = picture_bytes("JPEG", 320, 180, 7)
+    async with pool.open_pictures(FrameWish(1.0, 320, 180)) as pictures:
+        good = await pictures.decode(data)
+        with pytest.raises(SourceError):
+            await pictures.decode(b"no picture")
+        leaving = asyncio.create_task(pictures.decode(data))
+        await asyncio.sleep(0)
+        leaving.cancel()
+        again = await pictures.decode(data)
+
+    assert place_of(good.pixels) is not None
+    assert bytes(good.pixels) == bytes(again.pixels)
+    await until(lambda: pool.frame_bytes == 2 * SMALL_BYTES)
 
 
 async def test_feeds_are_spread_over_the_processes() -> None:

@@ -3,8 +3,9 @@
 Each turn of the loop drains the socket, makes one step (a whole batch, or the next token of every answer being spoken)
 and sends one message. Nothing runs beside it, so a busy model never waits for the interpreter.
 
-From the parent: ``load`` (once), then ``call`` {id, questions, blobs}, ``cancel`` {call, questions or None for all} and
-``check`` {id}.
+From the parent: ``load`` (once), then ``ring`` {ring} with a file descriptor, ``call`` {id, questions, places, blobs}
+(for each frame in turn its ring and place, or None for one that is among the blobs), ``cancel`` {call, questions or
+None for all} and ``check`` {id}.
 To the parent: ``state``, then ``ready`` or ``failed``, then ``health`` {id, error} for each check and ``step``
 {started_s, model_ms, batch, pieces, answers}: ``pieces`` is call, question, texts, and again; each of ``answers`` is
 [call, question, answer, error]; a call is over with its last answer.
@@ -19,7 +20,7 @@ import sys
 import time
 import traceback
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from freeroam.models.base import BaseVLM, Question, Said, Speaker
 from freeroam.models.loading import load_model
 from freeroam.processes.lifeline import connect
 from freeroam.processes.memory import keep_large_blocks_apart
+from freeroam.processes.ring import RingReader
 from freeroam.processes.wire import BLOBS, BlockingWire, Message
 from freeroam.vocabulary.errors import FreeroamError
 from freeroam.vocabulary.inference import InferenceParams
@@ -105,6 +107,7 @@ class Replica:
         self._speaker: Speaker | None = None
         self._heard_of_s = 0.0
         self._has_unwanted = False
+        self._rings = RingReader()
 
     def run(self) -> None:
         """Load, then answer until the parent closes the wire."""
@@ -164,7 +167,9 @@ class Replica:
 
     def _take(self, message: Message) -> None:
         if message["kind"] == "call":
-            self._calls.append(_read_call(message))
+            self._calls.append(_read_call(message, self._rings))
+        elif message["kind"] == "ring":
+            self._rings.attach(message["ring"], self._wire.take_descriptor())
         elif message["kind"] == "check":
             self._checks.append(message["id"])
         elif message["kind"] == "cancel":
@@ -296,14 +301,27 @@ class Replica:
             self._wire.send(message)
 
 
-def _read_call(message: Message) -> _Call:
-    blobs = iter(message.get(BLOBS, ()))
+def _read_call(message: Message, rings: RingReader) -> _Call:
+    blobs, places = iter(message.get(BLOBS, ())), iter(message["places"])
     questions = []
     for question in message["questions"]:
-        frames = tuple(_picture(next(blobs), height_px, width_px) for height_px, width_px in question["frames"])
+        frames = tuple(
+            _picture(_pixels(next(places), blobs, rings, height_px * width_px * 3), height_px, width_px)
+            for height_px, width_px in question["frames"]
+        )
         params = InferenceParams(**question["params"]) if question["params"] else _DEFAULT_PARAMS
         questions.append(Question(frames, question["prompt"], params))
     return _Call(message["id"], questions, [bool(question["pieces"]) for question in message["questions"]])
+
+
+def _pixels(
+    place: tuple[int, int] | None, blobs: Iterator[memoryview], rings: RingReader, size_bytes: int
+) -> memoryview:
+    """Return a frame's pixels: copied from its place in a ring, or as they came."""
+    if place is None:
+        return next(blobs)
+    ring, at = place
+    return rings.copy(ring, at, size_bytes)
 
 
 def _picture(pixels: memoryview, height_px: int, width_px: int) -> np.ndarray[Any, np.dtype[np.uint8]]:

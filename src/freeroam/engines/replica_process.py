@@ -15,6 +15,7 @@ from freeroam.engines.calls import CallBook
 from freeroam.engines.specs import ModelSpec
 from freeroam.observability.logs import get_logger
 from freeroam.processes.child import ChildProcess, thread_environment
+from freeroam.processes.ring import place_of
 from freeroam.processes.wire import Message
 from freeroam.vocabulary.model import ModelState, ModelWishes
 
@@ -83,6 +84,7 @@ class ReplicaProcess:
         self._checks: dict[int, asyncio.Future[str | None]] = {}
         self._check_numbers = itertools.count(1)
         self._child: ChildProcess | None = None
+        self._rings: set[int] = set()
         self._end: tuple[str, str] | None = None
         self._is_stopping = False
         self._running = asyncio.create_task(self._run(), name=f"replica-{self.name}")
@@ -111,12 +113,16 @@ class ReplicaProcess:
         """Put one batch to it; raises whatever makes the batch impossible to send, and then holds nothing of it."""
         assert self._child is not None
         call = self.book.open(tickets)
+        frames = [frame for ticket in tickets for frame in ticket.request.frames]
+        places = [self._place(frame.pixels) for frame in frames]
         self._child.wire.send(
             {
                 "kind": "call",
                 "id": call.number,
                 "questions": [_question(ticket) for ticket in tickets],
-                "blobs": [frame.pixels for ticket in tickets for frame in ticket.request.frames],
+                # The call holds its tickets, and so the frames in their places, until the replica has answered or died.
+                "places": places,
+                "blobs": [frame.pixels for frame, place in zip(frames, places, strict=True) if place is None],
             }
         )
         now_s = self._clock.monotonic_s()
@@ -155,6 +161,18 @@ class ReplicaProcess:
         self._running.cancel()
         await asyncio.gather(self._running, return_exceptions=True)
         self._end_checks("the replica was ended")
+
+    def _place(self, pixels: bytes | memoryview) -> tuple[int, int] | None:
+        """Return where the replica finds a frame in a ring, which it is shown first; None for one sent as bytes."""
+        assert self._child is not None
+        found = place_of(pixels)
+        if found is None or found[0].is_closed:
+            return None
+        ring, at = found
+        if ring.number not in self._rings:
+            self._rings.add(ring.number)
+            self._child.wire.send({"kind": "ring", "ring": ring.number}, [ring.read_fd])
+        return ring.number, at
 
     def _tell(self, message: Message) -> None:
         if self._child is not None:

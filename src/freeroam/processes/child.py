@@ -56,7 +56,13 @@ class ChildProcess:
 
     @classmethod
     async def start(
-        cls, module: str, args: Sequence[str] = (), *, name: str, env: Mapping[str, str] | None = None
+        cls,
+        module: str,
+        args: Sequence[str] = (),
+        *,
+        name: str,
+        env: Mapping[str, str] | None = None,
+        pass_fds: Sequence[int] = (),
     ) -> ChildProcess:
         """Start ``python -m module *args`` with a wire and a lifeline.
 
@@ -67,6 +73,7 @@ class ChildProcess:
             args: Arguments before the two descriptors that ``connect`` reads.
             name: For the log.
             env: Variables on top of this process's own.
+            pass_fds: Descriptors that it inherits under the same numbers.
 
         Raises:
             OSError: The system gave no process, descriptor or memory.
@@ -87,7 +94,7 @@ class ChildProcess:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=output_write,
                 stderr=output_write,
-                pass_fds=(theirs.fileno(), lifeline_read),
+                pass_fds=(theirs.fileno(), lifeline_read, *pass_fds),
                 env=_environment(env or {}),
                 start_new_session=True,
             )

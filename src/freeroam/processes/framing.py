@@ -7,10 +7,11 @@
 
 from __future__ import annotations
 
+import array
 import socket
 import struct
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgpack
@@ -133,22 +134,31 @@ class Outbox:
 
     def __init__(self) -> None:
         self._buffers: deque[Buffer] = deque()
+        self._descriptors: dict[int, Sequence[int]] = {}
         self.waiting_bytes = 0
 
     def __bool__(self) -> bool:
         return bool(self._buffers)
 
-    def add(self, buffers: Iterable[Buffer]) -> None:
-        """Append buffers; empty ones are left out."""
+    def add(self, buffers: Iterable[Buffer], descriptors: Sequence[int] = ()) -> None:
+        """Append buffers; empty ones are left out.
+
+        Args:
+            buffers: What to write.
+            descriptors: Of files that travel with the first of them; they stay open until then.
+        """
         for buffer in buffers:
+            if descriptors:
+                self._descriptors[id(buffer)] = descriptors
+                descriptors = ()
             if len(buffer):
                 self._buffers.append(buffer)
                 self.waiting_bytes += len(buffer)
 
     def write_some(self, sock: socket.socket) -> None:
         """Give the kernel what it takes in one call; raises what ``sendmsg`` raises."""
-        head = [self._buffers[index] for index in range(min(len(self._buffers), _BUFFERS_PER_SEND))]
-        sent = sock.sendmsg(head)
+        has_descriptors = id(self._buffers[0]) in self._descriptors
+        sent = self._send_descriptors(sock) if has_descriptors else sock.sendmsg(self._head())
         self.waiting_bytes -= sent
         while sent:
             first = self._buffers[0]
@@ -158,7 +168,23 @@ class Outbox:
             sent -= len(first)
             self._buffers.popleft()
 
+    def _head(self) -> list[Buffer]:
+        head: list[Buffer] = []
+        for buffer in self._buffers:
+            if len(head) == _BUFFERS_PER_SEND or id(buffer) in self._descriptors:
+                break
+            head.append(buffer)
+        return head
+
+    def _send_descriptors(self, sock: socket.socket) -> int:
+        first = self._buffers[0]
+        files = array.array("i", self._descriptors[id(first)])
+        sent = sock.sendmsg([first], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, files)])
+        del self._descriptors[id(first)]
+        return sent
+
     def clear(self) -> None:
         """Forget what waits."""
+        self._descriptors.clear()
         self._buffers.clear()
         self.waiting_bytes = 0

@@ -8,12 +8,16 @@ pickled, so a child that was taken over can send data, never code.
 
 from __future__ import annotations
 
+import array
 import asyncio
 import contextlib
+import errno
+import os
 import select
 import socket
 import threading
 from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 
 from freeroam.processes.framing import BLOBS, MAX_MESSAGE_BYTES, Buffer, Deframer, Message, Outbox, pack
 
@@ -32,6 +36,7 @@ __all__ = [
 MAX_UNREAD_BYTES = 64 * 1024 * 1024
 SOCKET_BUFFER_BYTES = 4 * 1024 * 1024
 _READS_PER_TURN = 16
+_ANCILLARY_BYTES = socket.CMSG_SPACE(8 * array.array("i").itemsize)
 
 
 def socket_pair() -> tuple[socket.socket, socket.socket]:
@@ -83,10 +88,11 @@ class Wire:
         """Bytes given to ``send`` that the kernel has not taken yet."""
         return self._outbox.waiting_bytes
 
-    def send(self, message: Message) -> None:
+    def send(self, message: Message, descriptors: Sequence[int] = ()) -> None:
         """Queue a message; on a closed wire it is dropped, since the reader of ``receive`` learns of the end.
 
-        Blobs must stay unchanged until they are written.
+        Blobs must stay unchanged until they are written, and ``descriptors`` (of open files, which the other end gets
+        copies of by ``BlockingWire.take_descriptor``) open.
 
         Raises:
             TooLarge: The message is over ``MAX_MESSAGE_BYTES``.
@@ -94,7 +100,7 @@ class Wire:
         buffers = pack(message)
         if self._is_closed:
             return
-        self._outbox.add(buffers)
+        self._outbox.add(buffers, descriptors)
         if self._flush_handle is None and not self._is_writer_added:
             self._flush_handle = self._loop.call_soon(self._flush)
 
@@ -217,6 +223,7 @@ class BlockingWire:
         self._sock = sock
         self._deframer = Deframer()
         self._inbox: deque[Message] = deque()
+        self._descriptors: deque[int] = deque()
         self._sending = threading.Lock()
         self._poll = select.poll()
         self._poll.register(sock.fileno(), select.POLLIN)
@@ -264,6 +271,16 @@ class BlockingWire:
         self._inbox.clear()
         return messages
 
+    def take_descriptor(self) -> int:
+        """Return the oldest file descriptor that came with a message and was not taken yet; the caller owns it.
+
+        Raises:
+            OSError: None came, since this process may open no more files.
+        """
+        if not self._descriptors:
+            raise OSError(errno.EMFILE, "a file descriptor did not arrive")
+        return self._descriptors.popleft()
+
     def close(self) -> None:
         """Close the socket."""
         self._is_closed = True
@@ -274,11 +291,24 @@ class BlockingWire:
         if not self._poll.poll(None if timeout_s is None else max(0.0, timeout_s) * 1000.0):
             return False
         try:
-            count = self._sock.recv_into(self._deframer.space())
+            count, ancillary, _, _ = self._sock.recvmsg_into([self._deframer.space()], _ANCILLARY_BYTES)
         except OSError:
-            count = 0
+            count, ancillary = 0, []
         if count == 0:
             self._is_closed = True
             return False
+        if ancillary:
+            self._descriptors.extend(_descriptors_in(ancillary))
         self._inbox.extend(message for message, _ in self._deframer.advance(count))
         return True
+
+
+def _descriptors_in(ancillary: Iterable[tuple[int, int, bytes]]) -> Iterator[int]:
+    """Yield the file descriptors that came beside some bytes, none of them inheritable."""
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            files = array.array("i")
+            files.frombytes(data[: len(data) - len(data) % files.itemsize])
+            for descriptor in files:
+                os.set_inheritable(descriptor, False)
+                yield descriptor

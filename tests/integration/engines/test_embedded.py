@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from freeroam.engines.embedded import EmbeddedEngine, ModelSpec
+from freeroam.processes.ring import PAGE_BYTES, FrameRing, RingWriter
 from freeroam.vocabulary.errors import ConfigurationError, ModelError, ModelNotReady
 from freeroam.vocabulary.inference import InferenceParams, Output, Piece
 from freeroam.vocabulary.model import ModelState
@@ -59,6 +60,49 @@ async def test_a_stopped_replica_is_replaced_when_its_deadline_passes() -> None:
 
         assert not psutil.pid_exists(victim) or psutil.Process(victim).status() == psutil.STATUS_ZOMBIE
     assert all(isinstance(answer, Output) for answer in answers)
+
+
+async def test_frames_in_shared_memory_are_shown_to_a_model_which_may_keep_them() -> None:
+    ring = FrameRing(2 * PAGE_BYTES)
+    writer = RingWriter(os.dup(ring.write_fd))
+    sums = []
+    async with running(ModelSpec("m", model_type=f"{HERE}.keeping_model:Keeper")) as engine:
+        for value in (1, 2, 3):
+            picture = np.full((20, 30, 3), value, np.uint8)
+            lease = ring.lease(picture.nbytes)
+            assert lease is not None
+            writer.write(lease.at, picture.tobytes())
+            shared = replace(frame_of(picture), pixels=lease.filled(picture.nbytes))
+            del lease
+            answer = await engine.ask(question(frames=(shared, frame_of(picture))))
+            del shared
+            sums.append(answer.extra["sums"])
+            # The call let go of the frame, so the next one is written to the same place.
+            await until(lambda: ring.used_bytes == 0)
+        ring.close()
+
+    assert sums == [[1800, 1800, 1800], [1800, 3600, 3600], [1800, 5400, 5400]]
+
+
+async def test_a_frame_in_shared_memory_stays_while_a_replica_may_still_read_it() -> None:
+    ring = FrameRing(2 * PAGE_BYTES)
+    async with running(fake(latency_ms=1.0), inference_timeout_s=30.0) as engine:
+        victim = engine.replica_pids()[0]
+        os.kill(victim, signal.SIGSTOP)
+        shared = replace(frame_of(), pixels=ring.lease(36 * 64 * 3).filled(36 * 64 * 3))
+        asking = asyncio.create_task(engine.ask(question(frames=(shared,))))
+        del shared
+        # One turn of the loop admits it, a later one puts it to the replica.
+        await asyncio.sleep(0)
+        await until(lambda: engine.describe().queued == 0)
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+        del asking  # its traceback refers to the question
+        assert ring.used_bytes > 0
+
+        os.kill(victim, signal.SIGCONT)
+        await until(lambda: ring.used_bytes == 0)
+        ring.close()
 
 
 async def test_other_replicas_go_on_while_one_is_stopped() -> None:

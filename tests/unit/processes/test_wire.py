@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import socket
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from freeroam.processes.wire import MAX_MESSAGE_BYTES, BlockingWire, Deframer, Message, pack, socket_pair
+from freeroam.processes.wire import MAX_MESSAGE_BYTES, BlockingWire, Deframer, Message, Wire, pack, socket_pair
 from freeroam.vocabulary.errors import TooLarge
 
 MESSAGES: list[Message] = [
@@ -100,4 +101,32 @@ def test_all_that_is_ready_is_taken_at_once() -> None:
     assert [message["n"] for message in one.receive_ready()] == [0, 1, 2, 3, 4]
     assert one.receive_ready() == []
     one.close()
+    other.close()
+
+
+async def test_open_files_travel_with_the_messages_that_name_them(tmp_path) -> None:
+    ours, theirs = socket_pair()
+    wire, other = Wire(ours), BlockingWire(theirs)
+    files = []
+    for name in ("a", "b"):
+        (tmp_path / name).write_text(name)
+        files.append(os.open(tmp_path / name, os.O_RDONLY))
+
+    wire.send({"n": 0, "blobs": [bytes(1000)]})
+    wire.send({"n": 1}, [files[0]])
+    wire.send({"n": 2})
+    wire.send({"n": 3}, [files[1]])
+    await wire.drain()
+    for file in files:
+        os.close(file)
+
+    assert [message["n"] for message in other.receive_ready()] == [0, 1, 2, 3]
+    for expected in (b"a", b"b"):
+        arrived = other.take_descriptor()
+        assert os.read(arrived, 10) == expected
+        assert not os.get_inheritable(arrived)
+        os.close(arrived)
+    with pytest.raises(OSError, match="did not arrive"):
+        other.take_descriptor()
+    wire.close()
     other.close()

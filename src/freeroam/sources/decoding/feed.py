@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from freeroam.processes.wire import Message
+from freeroam.sources.decoding.places import Places
 from freeroam.sources.decoding.values import ByteReader, DecodedFrame, DecoderConfig, FeedFacts, FeedShape
 from freeroam.vocabulary.errors import SourceError, SourceErrorCode
 from freeroam.vocabulary.frame import FrameWish
@@ -50,6 +51,7 @@ class Feed:
         self._config = config
         self._take_slot = take_slot
         self._slot: DecoderSlot | None = None
+        self._places = Places(None, (None, None))
         self._frames: deque[DecodedFrame] = deque()
         self._changed = asyncio.Event()
         self._has_room = asyncio.Event()
@@ -70,6 +72,7 @@ class Feed:
         self._slot = slot
         slot.add(self.number, self)
         shape = self._shape
+        self._places = Places(slot.ring, (shape.wish.width_px, shape.wish.height_px))
         slot.send(
             {
                 "op": "open",
@@ -83,7 +86,7 @@ class Feed:
                 "skip_until_s": shape.skip_until_s,
                 "starts_at_s": shape.starts_at_s,
                 "size_bytes": None if self._reader is None else self._reader.size_bytes,
-                "credit": self._config.ahead_frames,
+                "credit": [self._places.lend() for _ in range(self._config.ahead_frames)],
             }
         )
         return self
@@ -134,7 +137,7 @@ class Feed:
             while self._frames:
                 frame = self._frames.popleft()
                 if self._slot is not None and not self._is_over:
-                    self._slot.send({"op": "credit", "feed": self.number})
+                    self._slot.send({"op": "credit", "feed": self.number, "place": self._places.lend()})
                 yield frame
             if self._failure is not None:
                 raise self._failure
@@ -165,8 +168,7 @@ class Feed:
         self._is_closed = True
         slot, self._slot = self._slot, None
         if slot is not None:
-            slot.remove(self.number)
-            slot.send({"op": "close", "feed": self.number})
+            slot.remove(self.number, self._places.give_up())
         self._frames.clear()
         self._finish(SourceError(SourceErrorCode.DECODER, "the feed is closed"))
         reads = list(self._reads)
@@ -197,13 +199,15 @@ class Feed:
     def lose(self, reason: str) -> None:
         """Fail because the decoder process is gone; called by its slot."""
         self._slot = None
+        for lease in self._places.give_up():
+            lease.give_back()
         self._finish(SourceError(SourceErrorCode.DECODER, f"the decoder process was replaced: {reason}"))
 
     def _take_frame(self, message: Message) -> None:
         self.next_due_s = message["next_due_s"]
         self._frames.append(
             DecodedFrame(
-                pixels=message["blobs"][0],
+                pixels=self._places.pixels_of(message),
                 width_px=message["width_px"],
                 height_px=message["height_px"],
                 pts_s=message["pts_s"],

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from freeroam.processes.wire import Message
+from freeroam.sources.decoding.places import Places
 from freeroam.sources.decoding.values import DecodedFrame, DecoderConfig, RawShape
 from freeroam.vocabulary.errors import SourceError, SourceErrorCode, TooLarge
 from freeroam.vocabulary.frame import FrameWish
@@ -35,6 +36,7 @@ class PictureFeed:
         self._config = config
         self._take_slot = take_slot
         self._slot: DecoderSlot | None = None
+        self._places = Places(None, (None, None))
         self._failure: SourceError | None = None
         self._names = itertools.count()
         self._asked: dict[int, asyncio.Future[DecodedFrame]] = {}
@@ -48,6 +50,7 @@ class PictureFeed:
         slot = await self._take_slot()
         self._slot = slot
         slot.add(self.number, self)
+        self._places = Places(slot.ring, (self._wish.width_px, self._wish.height_px))
         slot.send(
             {
                 "op": "pictures",
@@ -84,7 +87,9 @@ class PictureFeed:
         self._asked[name] = answer
         shape = None if raw is None else [raw.width_px, raw.height_px, raw.channels]
         try:
-            self._slot.send({"op": "picture", "feed": self.number, "name": name, "raw": shape, "blobs": [data]})
+            place = self._places.lend()
+            asked = {"op": "picture", "feed": self.number, "name": name, "raw": shape, "place": place, "blobs": [data]}
+            self._slot.send(asked)
             return await answer
         except TooLarge as error:
             raise SourceError(SourceErrorCode.BAD_DATA, f"the picture is too large: {error.message}") from None
@@ -95,8 +100,7 @@ class PictureFeed:
         """Give the decoder back; pictures still asked for fail."""
         slot, self._slot = self._slot, None
         if slot is not None:
-            slot.remove(self.number)
-            slot.send({"op": "close", "feed": self.number})
+            slot.remove(self.number, self._places.give_up())
         self._fail(SourceError(SourceErrorCode.DECODER, "the feed is closed"))
 
     def take(self, message: Message) -> None:
@@ -105,13 +109,17 @@ class PictureFeed:
         if message["op"] == "error" and answer is None:
             self._fail(SourceError(SourceErrorCode(message["code"]), message["message"]))
         if answer is None or answer.done():
+            if (lease := self._places.take_back(message)) is not None:
+                lease.give_back()
             return
         if message["op"] == "error":
+            if (lease := self._places.take_back(message)) is not None:
+                lease.give_back()
             answer.set_exception(SourceError(SourceErrorCode(message["code"]), message["message"]))
         elif message["op"] == "frame":
             answer.set_result(
                 DecodedFrame(
-                    pixels=message["blobs"][0],
+                    pixels=self._places.pixels_of(message),
                     width_px=message["width_px"],
                     height_px=message["height_px"],
                     pts_s=0.0,
@@ -126,6 +134,8 @@ class PictureFeed:
     def lose(self, reason: str) -> None:
         """Fail because the decoder process is gone; called by its slot."""
         self._slot = None
+        for lease in self._places.give_up():
+            lease.give_back()
         self._fail(SourceError(SourceErrorCode.DECODER, f"the decoder process was replaced: {reason}"))
 
     def _fail(self, failure: SourceError) -> None:

@@ -106,6 +106,16 @@ class DecoderPool:
         """Resident memory of the decoder processes as they last reported it."""
         return sum(slot.rss_bytes for slot in self._slots)
 
+    @property
+    def frame_bytes(self) -> int:
+        """Memory of the frames that were made and not let go of, and of those that may come."""
+        return sum(slot.ring.used_bytes for slot in self._slots if slot.ring is not None)
+
+    @property
+    def refused_places(self) -> int:
+        """Frames that travelled as bytes because the memory for them was full."""
+        return sum(slot.ring.refused for slot in self._slots if slot.ring is not None)
+
     async def _take_slot(self) -> DecoderSlot:
         """Return the living process with the fewest feeds, waiting while all are being replaced."""
         while not self._is_stopping:

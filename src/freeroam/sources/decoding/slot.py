@@ -9,6 +9,7 @@ from typing import Protocol
 from freeroam.clock import Clock
 from freeroam.observability.logs import get_logger
 from freeroam.processes.child import ChildProcess, thread_environment
+from freeroam.processes.ring import FrameRing, Lease
 from freeroam.processes.wire import Message
 from freeroam.sources.decoding.values import DecoderConfig
 
@@ -60,6 +61,8 @@ class DecoderSlot:
         self._has_answered = False
         self._is_asked = False
         self._kill_reason = ""
+        self._retired: dict[int, list[Lease]] = {}
+        self.ring: FrameRing | None = None
         self.replaced: dict[str, int] = {}
         self.rss_bytes = 0
 
@@ -84,6 +87,7 @@ class DecoderSlot:
         Raises:
             OSError: The system gives no process.
         """
+        self.ring = FrameRing(self._config.ring_bytes) if self._config.ring_bytes else None
         child = await self._spawn()
         self._life = asyncio.create_task(self._live(child), name=self._name)
 
@@ -93,14 +97,24 @@ class DecoderSlot:
             self._life.cancel()
             await asyncio.gather(self._life, return_exceptions=True)
             self._life = None
+        if self.ring is not None:
+            self.ring.close()
+            self.ring = None
 
     def add(self, number: int, customer: Customer) -> None:
         """Let messages about feed ``number`` reach ``customer``."""
         self._customers[number] = customer
 
-    def remove(self, number: int) -> None:
-        """Forget a feed; what is still said about it is dropped."""
+    def remove(self, number: int, lent: list[Lease]) -> None:
+        """Close a feed in the process and forget it; what is still said about it is dropped.
+
+        Args:
+            number: Names it.
+            lent: Places that the process may still write to; they are free once it has heard that the feed is closed.
+        """
         self._customers.pop(number, None)
+        self._retired[number] = lent
+        self.send({"op": "close", "feed": number})
 
     def send(self, message: Message) -> None:
         """Send to the process; dropped if it is gone, since its feeds hear of that by ``lose``."""
@@ -111,8 +125,9 @@ class DecoderSlot:
         config = self._config
         child = await ChildProcess.start(
             "freeroam.sources.decoding.worker",
-            [str(config.max_pixels)],
+            [str(config.max_pixels), str(-1 if self.ring is None else self.ring.write_fd)],
             name=self._name,
+            pass_fds=() if self.ring is None else (self.ring.write_fd,),
             # One arena a thread would keep what a long gone feed once needed.
             env={**thread_environment(1), "MALLOC_ARENA_MAX": "2", "AV_LOG_FORCE_NOCOLOR": "1"},
         )
@@ -169,6 +184,10 @@ class DecoderSlot:
         """Pass one message on."""
         if message["op"] == "pong":
             self._judge(child, message)
+            if self.ring is not None:
+                self.ring.trim()
+        elif message["op"] == "closed":
+            self._free(self._retired.pop(message["feed"]))
         elif (customer := self._customers.get(message["feed"])) is not None:
             customer.take(message)
 
@@ -180,7 +199,15 @@ class DecoderSlot:
         lost, self._customers = self._customers, {}
         for customer in lost.values():
             customer.lose(reason)
+        retired, self._retired = self._retired, {}
+        for lent in retired.values():
+            self._free(lent)
         return len(lost)
+
+    @staticmethod
+    def _free(lent: list[Lease]) -> None:
+        for lease in lent:
+            lease.give_back()
 
     async def _watch(self, child: ChildProcess) -> None:
         """Ask for a sign of life every second, less often while no feed is open; kill a process that gives none."""

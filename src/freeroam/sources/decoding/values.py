@@ -32,6 +32,8 @@ class DecoderConfig:
         unread_bytes: Bytes a feed may hold that its decoder has not read; ``Feed.write`` waits beyond that.
         frame_deadline_s: A decoder that works longer than this without a sign of life is replaced.
         silence_deadline_s: A decoder process that answers nothing for this long is replaced.
+        ring_bytes: Most that the frames of one decoder process may take in the memory it shares with their readers;
+            frames beyond travel as bytes. Taken as it is needed. 0 lets all travel as bytes.
     """
 
     processes: int = field(default_factory=lambda: min(2, os.cpu_count() or 1))
@@ -41,6 +43,7 @@ class DecoderConfig:
     unread_bytes: int = 4 * 1024 * 1024
     frame_deadline_s: float = 10.0
     silence_deadline_s: float = 2.0
+    ring_bytes: int = 512 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ import av.logging
 
 from freeroam.processes.lifeline import connect
 from freeroam.processes.memory import give_memory_back, keep_large_blocks_apart
+from freeroam.processes.ring import RingWriter
 from freeroam.processes.wire import BlockingWire
 from freeroam.sources.decoding.worker_feed import FeedThread
 from freeroam.sources.decoding.worker_input import PushInput, SeekInput
@@ -30,10 +31,12 @@ class Worker:
     Args:
         wire: To the parent.
         limits: Bounds of this process.
+        ring: Where frames are written; None sends them all as bytes.
     """
 
-    def __init__(self, wire: BlockingWire, limits: Limits) -> None:
+    def __init__(self, wire: BlockingWire, limits: Limits, ring: RingWriter | None) -> None:
         self._wire = wire
+        self._ring = ring
         self._limits = limits
         self._feeds: dict[int, FeedThread] = {}
         self._pictures: dict[int, PictureThread] = {}
@@ -53,11 +56,11 @@ class Worker:
                 give_memory_back()
             self._wire.send({"op": "pong", "busy_s": self._busy_s(), "rss_bytes": rss_bytes()})
         elif operation == "open":
-            feed = FeedThread(message, self._limits, self._wire.send)
+            feed = FeedThread(message, self._limits, self._wire.send, self._ring)
             self._feeds[feed.number] = feed
             feed.start()
         elif operation == "pictures":
-            pictures = PictureThread(message, self._limits, self._wire.send)
+            pictures = PictureThread(message, self._limits, self._wire.send, self._ring)
             self._pictures[pictures.number] = pictures
             pictures.start()
         elif operation == "picture":
@@ -68,6 +71,8 @@ class Worker:
             if closed is not None:
                 closed.gate.close()
                 self._has_closed = True
+            # From here on nothing is written for this feed, see ``Gate.place``.
+            self._wire.send({"op": "closed", "feed": message["feed"]})
         elif (open_feed := self._feeds.get(message["feed"])) is not None:
             _tell(open_feed, operation, message)
 
@@ -80,7 +85,7 @@ class Worker:
 def _tell(feed: FeedThread, operation: str, message: dict[str, Any]) -> None:
     """Pass on what the parent says about an open feed."""
     if operation == "credit":
-        feed.add_credit()
+        feed.add_credit(message["place"])
     elif operation == "wish":
         feed.change_fps(message["fps"])
     elif operation == "data" and isinstance(feed.input, PushInput):
@@ -105,7 +110,8 @@ def main() -> None:
     wire = connect(sys.argv[1:])
     # Log lines made by codec threads deadlock with the interpreter's lock, and they could hold a stream's secrets.
     av.logging.set_level(av.logging.PANIC)
-    Worker(wire, Limits(max_pixels=int(sys.argv[1]))).serve()
+    ring_fd = int(sys.argv[2])
+    Worker(wire, Limits(max_pixels=int(sys.argv[1])), RingWriter(ring_fd) if ring_fd >= 0 else None).serve()
     os._exit(0)
 
 

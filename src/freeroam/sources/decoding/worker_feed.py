@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -14,11 +15,13 @@ from av.error import FFmpegError
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
+from freeroam.processes.ring import RingWriter
 from freeroam.sources.decoding.nal import PictureReader
+from freeroam.sources.decoding.places import Offer
 from freeroam.sources.decoding.policy import GroupSelector, LiveSelector, Unit
 from freeroam.sources.decoding.worker_input import Closed, Gate, PacketInput, PushInput, SeekInput
 from freeroam.sources.decoding.worker_opening import Limits, open_bytes, seek_before, video_of
-from freeroam.sources.decoding.worker_scaling import Scaler
+from freeroam.sources.decoding.worker_scaling import Pixels, Scaler
 from freeroam.vocabulary.cadence import Cadence
 from freeroam.vocabulary.errors import SourceError, SourceErrorCode
 
@@ -36,15 +39,23 @@ class FeedThread:
         message: The parent's ``open`` message.
         limits: Bounds of this process.
         send: Sends a message to the parent; may be called from any thread.
+        ring: Where frames are written; None sends them as bytes.
     """
 
-    def __init__(self, message: dict[str, Any], limits: Limits, send: Callable[[dict[str, Any]], None]) -> None:
+    def __init__(
+        self,
+        message: dict[str, Any],
+        limits: Limits,
+        send: Callable[[dict[str, Any]], None],
+        ring: RingWriter | None,
+    ) -> None:
         self.number: int = message["feed"]
+        self._ring = ring
         self.gate = Gate()
         self._asked = message
         self._limits = limits
         self._send_now = send
-        self._credit: int = message["credit"]
+        self._credit: deque[Offer] = deque(message["credit"])
         self._cadence = Cadence.of_fps(message["fps"], message["next_due_s"])
         self._wished_fps: float | None = None
         self._box = (message["width_px"], message["height_px"])
@@ -66,10 +77,10 @@ class FeedThread:
         """Begin."""
         self._thread.start()
 
-    def add_credit(self) -> None:
-        """Let one more frame out; called by the process's main thread."""
+    def add_credit(self, place: Offer) -> None:
+        """Let one more frame out, to that place; called by the process's main thread."""
         with self.gate.condition:
-            self._credit += 1
+            self._credit.append(place)
             self.gate.condition.notify_all()
 
     def change_fps(self, fps: float) -> None:
@@ -240,7 +251,7 @@ class FeedThread:
         if (frame.width, frame.height) != self._size:
             self._size = (frame.width, frame.height)
             self._tell_facts(stream)
-        self._wait_for_credit()
+        at, blobs = self._put(pixels)
         self._send(
             {
                 "op": "frame",
@@ -254,15 +265,17 @@ class FeedThread:
                 "source_width_px": frame.width,
                 "source_height_px": frame.height,
                 "decode_ms": self._worked_s * 1000.0,
-                "blobs": [pixels],
+                "at": at,
+                "blobs": blobs,
             }
         )
         self._worked_s = 0.0
 
-    def _wait_for_credit(self) -> None:
+    def _put(self, pixels: Pixels) -> tuple[int | None, list[Pixels]]:
+        """Wait for credit and put a frame where it says; return that place, and the frame if it did not go there."""
         with self.gate.condition:
-            self.gate.wait_for(lambda: self._credit > 0)
-            self._credit -= 1
+            self.gate.wait_for(lambda: bool(self._credit))
+            return self.gate.place(self._credit.popleft(), pixels, self._ring)
 
     def _apply_wish(self) -> None:
         fps, self._wished_fps = self._wished_fps, None

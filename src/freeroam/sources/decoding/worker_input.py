@@ -8,6 +8,10 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from freeroam.processes.ring import RingWriter
+from freeroam.sources.decoding.places import Offer
+from freeroam.sources.decoding.worker_scaling import Pixels
+
 ACKNOWLEDGE_BYTES = 256 * 1024
 READ_BYTES = 64 * 1024
 ASK_BYTES = 512 * 1024
@@ -68,6 +72,27 @@ class Gate:
                 self.condition.wait()
         if self.is_closed:
             raise Closed
+
+    def place(self, offer: Offer, pixels: Pixels, ring: RingWriter | None) -> tuple[int | None, list[Pixels]]:
+        """Write a frame to the place that was offered; called with the condition held.
+
+        So nothing is written once ``close`` has returned, and the place may be used for another feed.
+
+        Returns:
+            The place that was offered, and the frame itself if it was not written there.
+
+        Raises:
+            Closed: The feed was closed.
+        """
+        if self.is_closed:
+            raise Closed
+        if offer is None or ring is None:
+            return None, [pixels]
+        at, room_bytes = offer
+        if len(pixels) > room_bytes:
+            return at, [pixels]
+        ring.write(at, pixels)
+        return at, []
 
 
 class PushInput:

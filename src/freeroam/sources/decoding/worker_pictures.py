@@ -13,10 +13,11 @@ from av.error import FFmpegError
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 
+from freeroam.processes.ring import RingWriter
 from freeroam.sources.decoding.geometry import announced_size, fitted_size, picture_form
 from freeroam.sources.decoding.worker_input import Closed, Gate
 from freeroam.sources.decoding.worker_opening import Limits
-from freeroam.sources.decoding.worker_scaling import Scaler
+from freeroam.sources.decoding.worker_scaling import Pixels, Scaler
 from freeroam.vocabulary.errors import SourceError, SourceErrorCode
 
 RAW_FORMATS = {1: "gray", 3: "rgb24", 4: "rgba"}
@@ -31,10 +32,18 @@ class PictureThread:
         message: The parent's ``pictures`` message.
         limits: Bounds of this process.
         send: Sends a message to the parent; may be called from any thread.
+        ring: Where frames are written; None sends them as bytes.
     """
 
-    def __init__(self, message: dict[str, Any], limits: Limits, send: Callable[[dict[str, Any]], None]) -> None:
+    def __init__(
+        self,
+        message: dict[str, Any],
+        limits: Limits,
+        send: Callable[[dict[str, Any]], None],
+        ring: RingWriter | None,
+    ) -> None:
         self.number: int = message["feed"]
+        self._ring = ring
         self.gate = Gate()
         self._box = (message["width_px"], message["height_px"])
         self._limits = limits
@@ -62,31 +71,37 @@ class PictureThread:
                     message = self._asked.popleft()
             except Closed:
                 return
+            answer: dict[str, Any]
             try:
-                answer = self._decode(message["blobs"][0], message["raw"])
+                answer, pixels = self._decode(message["blobs"][0], message["raw"])
+                with self.gate.condition:
+                    answer["at"], answer["blobs"] = self.gate.place(message["place"], pixels, self._ring)
+            except Closed:
+                return
             except SourceError as error:
                 answer = {"op": "error", "code": error.code, "message": error.message}
             except Exception as error:  # whatever a broken picture makes the libraries raise costs that picture only
                 words = getattr(error, "strerror", None) or str(error)
                 answer = {"op": "error", "code": "bad_data", "message": f"the picture is broken: {words}"}
-            self._send({**answer, "feed": self.number, "name": message["name"]})
+            at = None if message["place"] is None else message["place"][0]
+            self._send({"at": at, **answer, "feed": self.number, "name": message["name"]})
 
-    def _decode(self, data: memoryview, raw: list[int] | None) -> dict[str, Any]:
+    def _decode(self, data: memoryview, raw: list[int] | None) -> tuple[dict[str, Any], Pixels]:
         started_s = time.monotonic()
         if raw is None:
             frame, size = self._coded(data)
         else:
             frame, size = self._raw(data, *raw)
         pixels, width, height = self._scaler.rgb(frame)
-        return {
+        answer = {
             "op": "frame",
             "width_px": width,
             "height_px": height,
             "source_width_px": size[0],
             "source_height_px": size[1],
             "decode_ms": (time.monotonic() - started_s) * 1000.0,
-            "blobs": [pixels],
         }
+        return answer, pixels
 
     def _coded(self, data: memoryview) -> tuple[VideoFrame, tuple[int, int]]:
         form, size = picture_form(data), announced_size(data)

@@ -8,6 +8,7 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from freeroam.sources.decoding.geometry import fitted_size
 
 Box = tuple[int | None, int | None]
+Pixels = bytes | memoryview
 QUARTER_DEGREES = 90
 
 
@@ -22,7 +23,7 @@ class Scaler:
         self._box = box
         self._reformatter = VideoReformatter()
 
-    def rgb(self, frame: av.VideoFrame, sample_aspect: float = 1.0) -> tuple[bytes, int, int]:
+    def rgb(self, frame: av.VideoFrame, sample_aspect: float = 1.0) -> tuple[Pixels, int, int]:
         """Return RGB pixels without padding, their width and their height.
 
         The area average is the cheap scaler that keeps small things visible; bicubic costs 16 times as much at 1080p.
@@ -33,8 +34,9 @@ class Scaler:
         scaled = self._reformatter.reformat(frame, width, height, "rgb24", interpolation=Interpolation.AREA, threads=1)
         plane = scaled.planes[0]
         row_bytes = width * 3
+        pixels: Pixels
         if plane.line_size == row_bytes:
-            pixels = bytes(memoryview(plane)[: row_bytes * height])
+            pixels = memoryview(plane)[: row_bytes * height]
         else:
             view, line = memoryview(plane), plane.line_size
             pixels = b"".join(view[start : start + row_bytes] for start in range(0, line * height, line))
@@ -43,7 +45,7 @@ class Scaler:
         return pixels, width, height
 
 
-def _turned(pixels: bytes, width: int, height: int, turns: int) -> tuple[bytes, int, int]:
+def _turned(pixels: Pixels, width: int, height: int, turns: int) -> tuple[Pixels, int, int]:
     """Return the picture turned counterclockwise by so many quarters."""
     import numpy as np
 
