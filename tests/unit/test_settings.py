@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from freeroam.engines.specs import ModelSpec
 from freeroam.security.keys import digest_of
 from freeroam.settings import LATER_SETTINGS, SECRETS, Settings, allowed_values, load_settings
 from freeroam.vocabulary.errors import ConfigurationError
@@ -161,3 +162,27 @@ def test_a_class_of_ones_own_is_called_by_its_name(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("MODEL_TYPE", "my.models:DoorWatcher")
     (spec,) = load_settings().model_specs()
     assert (spec.name, spec.model_type) == ("DoorWatcher", "my.models:DoorWatcher")
+
+
+def test_more_models_come_from_a_file_and_stand_behind_the_one_of_the_start(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    # Given a file that leaves out what other settings say
+    path = tmp_path / "models.yaml"
+    path.write_text("models: [{name: more, model_type: fake}, {name: both, ensemble: {members: [detector, more]}}]")
+    monkeypatch.setenv("MODELS", str(path))
+    monkeypatch.setenv("MAX_BATCH_SIZE", "3")
+    monkeypatch.setenv("DEVICE", "cpu")
+    first, more, both = load_settings().model_specs()
+
+    # Then those hold for it too
+    assert [spec.name for spec in (first, more, both)] == ["detector", "more", "both"]
+    assert isinstance(more, ModelSpec)
+    assert (more.max_batch, more.device) == (3, "cpu")
+
+
+def test_a_file_of_models_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("MODELS", str(tmp_path / "absent.yaml"))
+
+    with pytest.raises(ConfigurationError, match=r"MODELS=.*absent.yaml cannot be read"):
+        load_settings().model_specs()

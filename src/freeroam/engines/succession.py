@@ -55,7 +55,7 @@ class Succession:
                     registry.share(spec.name, {spec.version: 1.0})
                     for old in before:
                         self._retire(old)
-            log.info("model_loaded", model=spec.name, version=spec.version, before=[old.version for old in before])
+            log.info("version_loaded", model=spec.name, version=spec.version, before=[old.version for old in before])
             return registry.describe(candidate)
         finally:
             registry.release(spec.name)
@@ -152,7 +152,7 @@ class Succession:
         await old.wait_done()
         await old.stop(partial(NotFound, f"Model {old.spec.name} version {old.version} was unloaded"))
         self._registry.remove(old)
-        log.info("model_unloaded", model=old.spec.name, version=old.version)
+        log.info("version_unloaded", model=old.spec.name, version=old.version)
 
     async def _wait_for(self, ends: Sequence[asyncio.Task[None]]) -> None:
         """Wait until versions have ended; they do so even if the caller goes away."""

@@ -15,7 +15,7 @@ import pytest
 from freeroam.clock import SystemClock
 from freeroam.engines.embedded import EmbeddedEngine, EngineConfig, ModelSpec
 from freeroam.observability.metrics import Metrics
-from freeroam.vocabulary.errors import ModelError, NotFound
+from freeroam.vocabulary.errors import Draining, ModelError, NotFound
 from freeroam.vocabulary.inference import InferenceParams, Output, Piece, Priority
 from freeroam.vocabulary.model import ModelState
 from tests.engines import fake, question, running
@@ -187,6 +187,30 @@ async def test_swaps_under_load_lose_and_double_nothing() -> None:
         assert all(await asyncio.gather(*clients))
         await until(lambda: versions_of(engine) == {"5": ModelState.READY})
     assert {"1", "2", "3", "4", "5"} == versions
+
+
+async def test_stopping_ends_versions_that_still_speak(tmp_path: Path) -> None:
+    async with running(user_model("Patient", str(tmp_path / "never"))) as engine:
+        listening = asyncio.create_task(heard(engine.stream(question())))
+        await until(lambda: engine.describe().running == 1)
+        await engine.load_model(fake(version="2"))
+        pids = engine.replica_pids("*")
+        assert len(pids) == 2
+        await engine.stop()
+
+        with pytest.raises(Draining):
+            await listening
+        await until(lambda: not any(psutil.pid_exists(pid) for pid in pids))
+        assert [task.get_name() for task in asyncio.all_tasks() if "replica" in task.get_name()] == []
+
+
+async def test_a_model_that_has_failed_is_replaced_by_one_that_loads() -> None:
+    async with running(fake(load_error="no weights"), is_awaited=False) as engine:
+        assert not await engine.wait_ready(60.0)
+        assert (await engine.load_model(fake(version="2"))).state is ModelState.READY
+
+        assert (await engine.ask(question())).version == "2"
+        await until(lambda: versions_of(engine) == {"2": ModelState.READY})
 
 
 async def test_unloading_goes_on_when_the_one_who_wished_it_goes_away() -> None:

@@ -60,3 +60,14 @@ def test_nothing_outside_the_roots_is_found(tmp_path: Path, path: str) -> None:
 def test_without_roots_nothing_is_found() -> None:
     with pytest.raises(InvalidInput, match="MODEL_ROOTS is not set"):
         find_below("gpt2", ())
+
+
+@pytest.mark.parametrize(("asked", "is_allowed"), [("org/tiny", True), ("org/other", False), ("org", False)])
+def test_a_name_on_a_hub_is_allowed_if_it_is_itself_a_root(asked: str, is_allowed: bool) -> None:
+    roots = (Path("/nowhere/models"), Path("org/tiny"))
+
+    if is_allowed:
+        assert find_below(asked, roots) == asked
+    else:
+        with pytest.raises(InvalidInput):
+            find_below(asked, roots)
