@@ -36,6 +36,7 @@ def service_with_grpc(folder: Path, **settings: str) -> Iterator[tuple[Service, 
     port = free_port()
     with running(folder, MODEL_TYPE=MODEL_TYPE, GRPC_PORT=str(port), **settings) as service:
         yield service, f"127.0.0.1:{port}"
+        assert '"level":"error"' not in service.log()
 
 
 def question(prompt: str, **more: Any) -> bytes:
@@ -270,7 +271,9 @@ def test_a_stream_whose_reader_drains_nothing_is_ended_and_frees_its_place(tmp_p
             service.wait(lambda: service.client.get("/status").json()["calls"] == 0, limit_s=30)
             metrics = service.client.get("/metrics").text
             assert 'freeroam_slow_client_total{action="dropped"} 1.0' in metrics
-            call.cancel()
+
+            # And it is told so when it reads on
+            assert refused(lambda: list(call)).code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
         # And others are served
         with grpc.insecure_channel(address) as channel:

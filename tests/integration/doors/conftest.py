@@ -50,6 +50,8 @@ def doors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Doors]:
         loaded = service.client.post("/api/v1/models", json={"name": SEER, "model_type": "fake"})
         assert loaded.status_code == 201, loaded.text
         yield Doors(service, f"127.0.0.1:{port}")
+        # Whatever was asked of it, nothing of it was a defect.
+        assert '"level":"error"' not in service.log()
 
 
 @pytest.fixture

@@ -23,6 +23,9 @@ MAX_METADATA_BYTES = 16 * 1024
 IDLE_CONNECTION_S = 300
 """A connection without a call is closed after this; clients open another when they need one."""
 
+PING_EVERY_S, PING_PATIENCE_S = 60, 20
+"""A peer that is gone without a word is noticed after these, and its calls end."""
+
 LAST_GRACE_S = 1.0
 """What calls that are still open at the very end have to end by themselves."""
 
@@ -82,6 +85,8 @@ class GrpcDoor:
                 ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
                 ("grpc.max_concurrent_streams", limits.max_connections),
                 ("grpc.max_connection_idle_ms", IDLE_CONNECTION_S * 1000),
+                ("grpc.keepalive_time_ms", PING_EVERY_S * 1000),
+                ("grpc.keepalive_timeout_ms", PING_PATIENCE_S * 1000),
             )
         )
         host = f"[{self._config.host}]" if ":" in self._config.host else self._config.host

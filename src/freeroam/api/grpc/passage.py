@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import re
 import uuid
@@ -32,6 +33,18 @@ Context = Any
 """``grpc.aio.ServicerContext``; the library has no types."""
 
 log = get_logger(__name__)
+
+
+class ReaderIsStuckError(Exception):
+    """The client drained nothing for too long.
+
+    Args:
+        unsent: Done when it has taken what was written last.
+    """
+
+    def __init__(self, unsent: asyncio.Future[Any]) -> None:
+        super().__init__("nothing was read for too long")
+        self.unsent = unsent
 
 
 @dataclass(slots=True)
@@ -137,6 +150,13 @@ class Passage:
             if isinstance(error, RateLimited | Unavailable):
                 self._parts.metrics.rejected.labels(error.code).inc()
             await refuse(context, visit.code, error)
+        except ReaderIsStuckError as error:
+            visit.code = "RESOURCE_EXHAUSTED"
+            log.info("slow_reader_dropped", request_id=visit.request_id)
+            # gRPC has no way to cut a call off, nor to say anything before the reader has taken what was written; so
+            # this little stays behind until it reads on, cancels or goes away. The models are free already.
+            await asyncio.wait({error.unsent})
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
         except grpc.aio.AbortError:
             visit.code = "UNKNOWN" if context.code() is None else _name_of(context.code())
             raise

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Any
 
 from freeroam.api.grpc import inference_pb2 as wire
 from freeroam.api.grpc.messages import decode, read_request, sayable, write_response
-from freeroam.api.grpc.passage import Passage, Visit
+from freeroam.api.grpc.passage import Passage, ReaderIsStuckError, Visit
 from freeroam.api.inference_calls import InferenceCall, open_call
 from freeroam.api.oip.answers import FINAL, answer_tensors, parameters_of, piece_tensors
 from freeroam.api.oip.descriptions import reference_of
@@ -17,19 +17,13 @@ from freeroam.api.oip.questions import TensorQuestion, read_question
 from freeroam.api.parts import ApiConfig, Parts
 from freeroam.observability.logs import get_logger
 from freeroam.security.redaction import redact_text
-from freeroam.vocabulary.errors import DeadlineExceeded, Draining, FreeroamError, RateLimited
+from freeroam.vocabulary.errors import DeadlineExceeded, Draining, FreeroamError
 from freeroam.vocabulary.inference import Output, Piece
 
 MAX_SIDE_BY_SIDE = 32
 """Questions of one stream that are answered at once; the next is read when one is over."""
 
 log = get_logger(__name__)
-
-
-class ReaderIsStuck(RateLimited):
-    """The client drained nothing for too long."""
-
-    default_code = "slow_reader"
 
 
 class InferStream:
@@ -48,16 +42,17 @@ class InferStream:
         self._parts = parts
         self._config = config
         self._writing = asyncio.Lock()
+        self._unsent: asyncio.Future[Any] | None = None
         self._places = asyncio.Semaphore(MAX_SIDE_BY_SIDE)
         self._answers: set[asyncio.Task[None]] = set()
-        self._stuck: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._stuck: asyncio.Future[ReaderIsStuckError] = asyncio.get_running_loop().create_future()
 
     async def run(self, requests: AsyncIterator[bytes]) -> None:
         """Answer until the client has asked all it wants to ask, goes away or is stuck, or the service stops.
 
         Raises:
             Draining: The service stops; what had been asked was answered.
-            ReaderIsStuck: The client drains nothing.
+            ReaderIsStuckError: The client drains nothing.
         """
         reading = asyncio.create_task(self._read(requests))
         stopping = asyncio.create_task(self._parts.lifecycle.drain_began.wait())
@@ -65,9 +60,10 @@ class InferStream:
             events: set[asyncio.Future[Any]] = {reading, stopping, self._stuck}
             await asyncio.wait(events, return_when=asyncio.FIRST_COMPLETED)
             while self._answers and not self._stuck.done():
-                await asyncio.wait({*self._answers, self._stuck}, return_when=asyncio.FIRST_COMPLETED)
+                events = {*self._answers, self._stuck}
+                await asyncio.wait(events, return_when=asyncio.FIRST_COMPLETED)
             if self._stuck.done():
-                raise ReaderIsStuck(f"Nothing was read for {self._config.stream_idle_timeout_s:g} s; the stream ends")
+                raise self._stuck.result()
             if not reading.done():
                 raise Draining("The service is stopping; open the stream where it goes on", retry_after_s=5.0)
             reading.result()
@@ -76,6 +72,8 @@ class InferStream:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            if self._unsent is not None and not self._stuck.done():
+                self._unsent.cancel()
             self._stuck.cancel()
 
     async def _read(self, requests: AsyncIterator[bytes]) -> None:
@@ -98,10 +96,8 @@ class InferStream:
             request = decode(wire.ModelInferRequest, data)
             self._passage.charge(self._visit)
             await self._speak(request)
-        except ReaderIsStuck:
-            if not self._stuck.done():
-                self._parts.metrics.slow_clients.labels("dropped").inc()
-                self._stuck.set_result(None)
+        except ReaderIsStuckError:
+            return  # the whole stream ends
         except FreeroamError as error:
             await self._tell_failure(request, error)
         except Exception:
@@ -148,23 +144,33 @@ class InferStream:
     async def _tell_failure(self, request: wire.ModelInferRequest, error: FreeroamError) -> None:
         response = write_response(request, (), {FINAL: True, "error_code": error.code}, request.model_name, "")
         message = sayable(redact_text(error.message))
-        try:
+        with suppress(ReaderIsStuckError):
             await self._write(wire.ModelStreamInferResponse(error_message=message, infer_response=response))
-        except ReaderIsStuck:
-            if not self._stuck.done():
-                self._stuck.set_result(None)
 
     async def _write(self, message: wire.ModelStreamInferResponse) -> None:
         """Write one message.
 
         Raises:
-            ReaderIsStuck: The client drained nothing for ``STREAM_IDLE_TIMEOUT``.
+            ReaderIsStuckError: The client drained nothing for ``STREAM_IDLE_TIMEOUT``.
         """
-        try:
-            async with asyncio.timeout(self._config.stream_idle_timeout_s), self._writing:
-                await self._visit.context.write(message)
-        except TimeoutError:
-            raise ReaderIsStuck("nothing is read") from None
+        async with self._writing:
+            await self._flush()
+            self._unsent = asyncio.ensure_future(self._visit.context.write(message))
+            await self._flush()
+
+    async def _flush(self) -> None:
+        """Wait until the message that was written last is taken; also one whose writer was cancelled meanwhile."""
+        if self._stuck.done():
+            raise self._stuck.result()
+        if self._unsent is None:
+            return
+        await asyncio.wait({self._unsent}, timeout=self._config.stream_idle_timeout_s)
+        if not self._unsent.done():
+            self._parts.metrics.slow_clients.labels("dropped").inc()
+            self._stuck.set_result(ReaderIsStuckError(self._unsent))
+            raise self._stuck.result()
+        sent, self._unsent = self._unsent, None
+        sent.result()
 
 
 def _of_piece(request: wire.ModelInferRequest, piece: Piece) -> wire.ModelInferResponse:

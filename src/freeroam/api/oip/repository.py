@@ -14,7 +14,7 @@ from freeroam.api.parts import ApiConfig, Parts
 from freeroam.api.problems import explain_validation
 from freeroam.engines.specs import ModelSpec
 from freeroam.security.redaction import redact_url
-from freeroam.vocabulary.errors import InvalidInput, NotFound
+from freeroam.vocabulary.errors import Conflict, InvalidInput, NotFound
 from freeroam.vocabulary.model import ModelState
 from freeroam.vocabulary.model_calls import ModelWish
 
@@ -77,9 +77,13 @@ async def unload(parts: Parts, name: str, audit: Audit) -> None:
         NotFound: There is none.
         Conflict: It is the default model, or the name is being changed.
     """
-    versions = [info.version for info in parts.engine.list_models() if info.name == name]
+    models = parts.engine.list_models()
+    versions = [info.version for info in models if info.name == name]
     if not versions:
         raise NotFound(f"Model {name[:100]} not found")
+    if models[0].name == name:
+        # Said before the first version is gone, because the last one could not go.
+        raise Conflict(f"Model {name} is the default model, which stays; unload single versions of it instead")
     for version in versions:
         audit("model_unload", model=name, version=version)
         await parts.engine.unload_model(name, version)
