@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import csv
 import io
@@ -40,14 +41,17 @@ class _Server(uvicorn.Server):
 async def client(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[httpx.AsyncClient]:
     folder: Path = tmp_path_factory.mktemp("contract")
     port = free_port()
+    speaker = {"name": "gpt2", "version": "1.0.0", "model_type": "fake", "options": {"tokens": 8}}
+    (folder / "models.json").write_text(json.dumps({"models": [speaker]}))
     settings = Settings(
         _env_file=None,
         data_dir=folder,
         model_type="fake",
         max_concurrent_streams=3,
         rate_limit_per_minute=0,
-        grpc_port=0,
         media_root=folder,
+        models=folder / "models.json",
+        grpc_port=0,
     )
     config = uvicorn.Config(build_application(settings), port=port, log_config=None, access_log=False, lifespan="on")
     server = _Server(config)
@@ -552,6 +556,158 @@ async def test_metrics_are_for_prometheus_and_for_people(client: httpx.AsyncClie
     assert 'freeroam_jobs{status="running"} 1.0' in answer.text
     assert "fake" in (await client.get("/metrics", params={"format": "json"})).json()
     assert "fake" in (await client.get("/metrics", headers={"accept": "application/json"})).json()
+
+
+# Models
+
+
+PICTURE = base64.b64encode(Path(__file__).parents[2].joinpath("docs/images/demo.jpg").read_bytes()).decode()
+
+
+async def test_a_model_answers_as_a_whole(client: httpx.AsyncClient) -> None:
+    # Given a model that speaks, when it is asked with every field of the contract
+    answer = await client.post(
+        "/infer",
+        json={"model": "gpt2", "prompt": "Once upon a time", "max_tokens": 5, "temperature": 0.7, "top_p": 0.9,
+              "priority": "HIGH", "client_id": "kiosk", "images": [PICTURE], "stop": ["."], "seed": 7, "stream": False},
+    )  # fmt: skip
+
+    # Then each token and the whole text are there
+    assert answer.status_code == 200, answer.text
+    told = answer.json()
+    assert {"request_id", "model", "tokens", "text", "usage", "predictions"} <= set(told)
+    assert (told["model"], told["tokens"]) == ("gpt2", [f"word{index} " for index in range(5)])
+    assert told["text"] == "".join(told["tokens"])
+    assert told["usage"] == {"prompt_tokens": 4, "completion_tokens": 5, "total_tokens": 9}
+    assert told["finish_reason"] == "length"
+    assert told["request_id"] == answer.headers["x-request-id"]
+
+
+async def test_a_model_answers_piece_by_piece(client: httpx.AsyncClient) -> None:
+    # Given a model that speaks, when it is asked for a stream
+    pieces: list[dict[str, Any]] = []
+    async with aconnect_sse(client, "POST", "/infer_stream", json={"model": "gpt2", "prompt": "Once"}) as source:
+        assert source.response.status_code == 200
+        async for event in source.aiter_sse():
+            pieces.append({"event": event.event, **event.json()})
+
+    # Then every index is accounted for, and the end says why and how much
+    *spoken, done = pieces
+    expected = 0
+    for piece in spoken:
+        assert piece["event"] == "message"
+        assert {"request_id", "token", "index"} <= set(piece)
+        assert piece["index"] == expected
+        expected += piece.get("count", 1)
+    assert expected == 8
+    assert "".join(piece["token"] for piece in spoken) == "".join(f"word{index} " for index in range(8))
+    assert (done["event"], done["finish_reason"], done["usage"]["completion_tokens"]) == ("done", "stop", 8)
+
+
+async def test_a_detector_is_asked_about_pictures_too(client: httpx.AsyncClient) -> None:
+    # Given a model that says nothing piece by piece, when it is asked about a picture at both doors
+    whole = (
+        await client.post("/infer", json={"prompt": "what", "images": [f"data:image/jpeg;base64,{PICTURE}"]})
+    ).json()
+    streamed = await client.post("/infer", json={"prompt": "what", "images": [PICTURE], "stream": True})
+
+    # Then its text is one piece, and what it saw is there
+    assert whole["model"] == "fake"
+    assert whole["text"] == "1 frames, asked: what"
+    assert whole["predictions"][0]["label"] == "thing"
+    assert len(whole["predictions"][0]["bbox"]) == 4
+    assert streamed.text.count("data: ") == 2
+    assert "event: done" in streamed.text
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        ({"prompt": "x", "model": "never-was"}, 404),
+        ({"prompt": "x", "model": "gpt2@never-was"}, 404),
+        ({"prompt": "x", "images": ["http://127.0.0.1/a.jpg"]}, 400),
+        ({"prompt": "x", "images": ["R0lGODlhAQABAAAAACw="]}, 415),
+        ({"prompt": "x", "images": ["/9j/4AAQSkZJRgABAQ=="]}, 400),
+        ({"prompt": "x", "max_tokens": 100_000}, 400),
+        ({"prompt": "\ud800"}, 400),
+        ({"prompt": "fail please", "model": "gpt2"}, 500),
+    ],
+)
+@pytest.mark.parametrize("path", ["/infer", "/infer_stream"])
+async def test_what_a_model_cannot_be_asked_is_a_status(
+    client: httpx.AsyncClient, path: str, body: dict[str, Any], status: int
+) -> None:
+    answer = await client.post(path, content=json.dumps(body), headers={"Content-Type": "application/json"})
+
+    assert answer.status_code == status, answer.text
+    assert set(answer.json()) == {"error", "detail"}
+
+
+async def test_status_and_models_say_what_there_is(client: httpx.AsyncClient) -> None:
+    status = (await client.get("/status")).json()
+    models = (await client.get("/models")).json()
+
+    assert {"connections", "streams", "models", "queues", "uptime_seconds", "draining"} <= set(status)
+    assert status["models"] == {"fake@1": "ready", "gpt2@1.0.0": "ready"}
+    assert status["draining"] is False
+    assert models["total_models"] == 2
+    assert set(models["models"]) == {"fake", "gpt2"}
+
+
+async def test_metrics_of_models_are_milliseconds_and_shares(client: httpx.AsyncClient) -> None:
+    # Given a model that has answered, when metrics are asked for as JSON, then each model has the contract's fields
+    await client.post("/infer", json={"model": "gpt2", "prompt": "x"})
+    told = (await client.get("/metrics", params={"format": "json"})).json()["gpt2"]
+    assert {"p50", "p95", "p99", "throughput", "error_rate"} <= set(told)
+    assert told["p50"] > 0
+
+    # And as text under the names of the field
+    text = (await client.get("/metrics")).text
+    for name in (
+        "requests_total", "requests_running", "requests_waiting", "time_to_first_token_seconds_bucket",
+        "batch_size_sum", "inter_token_latency_seconds_bucket", "e2e_request_latency_seconds_bucket", "prompt_tokens_total",
+        "generation_tokens_total", "streams_active", "model_state", "preprocess_seconds_count",
+        "event_loop_lag_seconds_count",
+    ):  # fmt: skip
+        assert f"freeroam_{name}" in text, name
+
+
+async def test_a_model_is_loaded_swapped_shared_and_unloaded_at_run_time(client: httpx.AsyncClient) -> None:
+    # Given a version loaded at run time
+    made = await client.post("/api/v1/models", json={"name": "new", "version": "1", "model_type": "fake"})
+    assert made.status_code == 201, made.text
+    assert (made.json()["state"], made.json()["version"]) == ("ready", "1")
+    again = await client.post("/api/v1/models", json={"name": "new", "version": "1", "model_type": "fake"})
+    assert again.status_code == 409
+
+    # When another is loaded beside it without traffic, and then given all of it
+    wish = {"name": "new", "version": "2", "model_type": "fake", "keep_previous": True, "options": {"label": "novelty"}}
+    assert (await client.post("/api/v1/models", json=wish)).status_code == 201
+    assert (await client.post("/infer", json={"model": "new", "prompt": "x"})).json()["version"] == "1"
+    shared = await client.put("/api/v1/models/new/traffic", json={"2": 1})
+    assert shared.json() == {"name": "new", "traffic": {"2": 1.0}}
+
+    # Then it answers, each by its name still does, and the old one can go
+    told = (await client.post("/infer", json={"model": "new", "prompt": "x"})).json()
+    assert (told["version"], told["predictions"][0]["label"]) == ("2", "novelty")
+    assert (await client.post("/infer", json={"model": "new@1", "prompt": "x"})).json()["version"] == "1"
+    changed = await client.patch("/api/v1/models/new", json={"max_batch_size": 4, "max_batch_wait_ms": 0})
+    assert changed.status_code == 200
+    health = (await client.get("/api/v1/models/new/health")).json()
+    assert (health["healthy"], health["version"]) == (True, "2")
+    for version in ("1", "2"):
+        assert (await client.delete(f"/api/v1/models/new/versions/{version}")).status_code == 200
+    assert (await client.get("/api/v1/models/new/health")).status_code == 404
+
+
+async def test_a_model_that_does_not_load_leaves_everything_as_it_was(client: httpx.AsyncClient) -> None:
+    wish = {"name": "gpt2", "version": "bad", "model_type": "fake", "options": {"load_error": "no weights here"}}
+    answer = await client.post("/api/v1/models", json=wish)
+
+    assert answer.status_code == 400
+    assert "no weights here" in answer.json()["error"]
+    assert (await client.post("/infer", json={"model": "gpt2", "prompt": "x"})).json()["version"] == "1.0.0"
+    assert "no weights here" in (await client.get("/api/v1/models/gpt2/health")).json()["load_error"]
 
 
 async def test_the_description_shows_every_error_shape(client: httpx.AsyncClient) -> None:
