@@ -2,7 +2,7 @@
 
 Rows begin flush left and end where they end; a mask hides what is behind. So joining copies the newcomer's row only,
 leaving copies the last row into the gap, and a step copies nothing. Prompts are read into caches of their own, as
-``generate`` reads them, several short ones packed into one call.
+``generate`` reads them; several short ones are packed into one call, what all of them begin with only once.
 """
 
 from __future__ import annotations
@@ -325,31 +325,29 @@ class SharedRows(AnswerStates):
                 self._reading[key] = DynamicCache()
             return {key: self._read_on(key, tokens) for key, tokens in parts.items()}
         device = self._decoder.device
-        counts = [len(tokens) for tokens in parts.values()]
-        owner = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts)).to(device)
-        place = torch.cat([torch.arange(count) for count in counts]).to(device)
-        order = torch.arange(len(place), device=device)
-        distance = order[:, None] - order
-        mask = self._masks.of((owner[:, None] == owner) & (distance >= 0), distance)
-        ends = torch.tensor(counts).cumsum(0)
+        shared = _common(list(parts.values()))
+        counts = [len(tokens) - shared for tokens in parts.values()]
+        owner = torch.repeat_interleave(torch.arange(-1, len(counts)), torch.tensor([shared, *counts])).to(device)
+        place = torch.cat([torch.arange(shared), *(torch.arange(shared, shared + count) for count in counts)])
+        place = place.to(device)
+        distance = place[:, None] - place
+        mask = self._masks.of(((owner[:, None] == owner) | (owner < 0)) & (distance >= 0), distance)
+        ends = (shared + torch.tensor(counts).cumsum(0)).tolist()
         cache = DynamicCache()
+        begun = next(iter(parts.values()))[:shared]
         scores = self._decoder.run(
-            self._decoder.tensor([token for tokens in parts.values() for token in tokens]),
+            self._decoder.tensor([*begun, *(token for tokens in parts.values() for token in tokens[shared:])]),
             cache,
             positions=place[None],
             mask=mask,
-            keep=(ends - 1).to(device),
+            keep=torch.tensor(ends, device=device) - 1,
         )[0]
-        for key, count, end in zip(parts, counts, ends.tolist(), strict=True):
+        for key, count, end in zip(parts, counts, ends, strict=True):
             self._reading[key] = own = DynamicCache()
             for index, layer in enumerate(cache.layers):
                 if layer.keys is not None:
-                    # A copy, because a slice would keep the whole pack in memory.
-                    own.update(
-                        layer.keys[:, :, end - count : end].clone(),
-                        layer.values[:, :, end - count : end].clone(),
-                        index,
-                    )
+                    # Copies, because a slice would keep the whole pack in memory.
+                    own.update(*(_two(side, shared, end - count, end) for side in (layer.keys, layer.values)), index)
         return dict(zip(parts, scores, strict=True))
 
     def _score_packed(self, key: int, group: Sequence[Sequence[int]]) -> list[torch.Tensor]:
@@ -377,3 +375,14 @@ class SharedRows(AnswerStates):
         finally:
             cache.crop(length - cache.get_seq_length())
         return list(scores.split(counts))
+
+
+def _common(texts: Sequence[Sequence[int]]) -> int:
+    """Return how many tokens all texts begin with, at least one of each left over: what a system prompt is."""
+    shortest = min(map(len, texts)) - 1
+    same = (len(set(tokens)) == 1 for tokens in zip(*(text[:shortest] for text in texts), strict=True))
+    return next((place for place, is_same in enumerate(same) if not is_same), shortest)
+
+
+def _two(states: torch.Tensor, shared: int, start: int, end: int) -> torch.Tensor:
+    return torch.cat([states[:, :, :shared], states[:, :, start:end]], dim=2)

@@ -149,7 +149,7 @@ class TransformersText(BaseVLM):
                 max_tokens=self._max_tokens,
                 context=context,
                 read_tokens=self._read_tokens or (64 if is_cpu else 2048),
-                read_tokens_alone=max(self._read_tokens, 512 if is_cpu else 8192),
+                read_tokens_alone=max(self._read_tokens, 1024 if is_cpu else 8192),
                 repetition_penalty=find_penalty(model),
             ),
             states=states,

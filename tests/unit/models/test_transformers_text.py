@@ -573,3 +573,25 @@ def test_closing_frees_the_weights(folder: Path) -> None:
     gc.collect()
 
     assert weights() is None
+
+
+@pytest.mark.parametrize(
+    "prompts",
+    [
+        ["same words", "same words", "same words"],
+        ["the quick brown fox " * 4 + end for end in ("", "a", "camera", "red car at the gate")],
+        ["x", "the quick brown fox", "\u65e5\u672c"],
+        ["x" * 90, "y" * 90, "z" * 90],
+    ],
+)
+@pytest.mark.parametrize("chat", [None, False])
+def test_what_prompts_that_come_together_begin_with_is_read_once(
+    any_model: TransformersText, prompts: list[str], chat: bool | None
+) -> None:
+    questions = [asked(prompt, chat=chat, max_tokens=9) for prompt in prompts]
+
+    answers = asyncio.run(any_model.predict_batch(questions))
+
+    assert [answer["text"] for answer in answers] == [
+        asyncio.run(any_model.predict_batch([question]))[0]["text"] for question in questions
+    ]
