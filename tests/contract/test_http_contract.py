@@ -665,7 +665,8 @@ async def test_metrics_of_models_are_milliseconds_and_shares(client: httpx.Async
     text = (await client.get("/metrics")).text
     for name in (
         "requests_total", "requests_running", "requests_waiting", "time_to_first_token_seconds_bucket",
-        "batch_size_sum", "inter_token_latency_seconds_bucket", "e2e_request_latency_seconds_bucket", "prompt_tokens_total",
+        "batch_size_sum", "inter_token_latency_seconds_bucket",
+        "e2e_request_latency_seconds_bucket", "prompt_tokens_total",
         "generation_tokens_total", "streams_active", "model_state", "preprocess_seconds_count",
         "event_loop_lag_seconds_count",
     ):  # fmt: skip
