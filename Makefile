@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PYTEST_ARGS ?=
 
-.PHONY: help run install test check format test-servers lock reference demo-clip clean
+.PHONY: help run install test check format test-servers lock reference grpc demo-clip clean
 
 help:  ## list the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -48,6 +48,9 @@ lock: $(BIN)/.made-dev  ## write constraints.txt from the environment as it is
 
 reference: $(BIN)/.made-dev  ## generate docs/reference and .env.example
 	$(BIN)/python scripts/make_reference.py
+
+grpc: $(BIN)/.made-dev  ## generate the messages of the gRPC door
+	$(BIN)/python scripts/make_grpc.py
 
 demo-clip: $(BIN)/.made-dev  ## make the demo clip anew
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[bench]'
