@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import signal
@@ -9,9 +10,10 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from freeroam.resting_server import RestingServer
 from freeroam.vocabulary.errors import ConfigurationError, FreeroamError
@@ -20,6 +22,109 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from freeroam.settings import Settings
+
+
+class CoalescedTransport(asyncio.Transport):
+    """A connection whose writes of one turn of the loop go out as one.
+
+    The server writes head and body of an answer apart, which is two calls of the system, and each wakes the client.
+
+    Args:
+        transport: The connection.
+        loop: Whose turns count.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__()
+        self._transport = transport
+        self._loop = loop
+        self._waiting: list[bytes] = []
+        self._listeners: set[Callable[[], None]] = set()
+
+    def listen(self, is_gone: Callable[[], None]) -> None:
+        """Have ``is_gone`` called should the other end go away; a task that waits for that costs many times more."""
+        self._listeners.add(is_gone)
+
+    def unlisten(self, is_gone: Callable[[], None]) -> None:
+        """Call it no more."""
+        self._listeners.discard(is_gone)
+
+    def tell_gone(self) -> None:
+        """Tell those who listen that the other end is gone."""
+        listeners, self._listeners = self._listeners, set()
+        for is_gone in listeners:
+            is_gone()
+
+    def write(self, data: Any) -> None:
+        """Write, with whatever else is written in this turn."""
+        self._waiting.append(data)
+        if len(self._waiting) == 1:
+            self._loop.call_soon(self._flush)
+
+    def close(self) -> None:
+        """Close once everything is written."""
+        self._flush()
+        self._transport.close()
+
+    def abort(self) -> None:
+        """Close at once; what was not written is lost."""
+        self._waiting.clear()
+        self._transport.abort()
+
+    def _flush(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        if waiting and not self._transport.is_closing():
+            self._transport.write(waiting[0] if len(waiting) == 1 else b"".join(waiting))
+
+    def is_closing(self) -> bool:
+        """Tell whether it is closed or being closed."""
+        return self._transport.is_closing()
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        """Return what the connection knows of itself."""
+        return self._transport.get_extra_info(name, default)
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        """Have another protocol told what comes, as an upgrade to WebSocket does."""
+        self._transport.set_protocol(protocol)
+
+    def get_protocol(self) -> asyncio.BaseProtocol:
+        """Return who is told what comes."""
+        return self._transport.get_protocol()
+
+    def pause_reading(self) -> None:
+        """Take nothing in for a while."""
+        self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Go on taking in."""
+        self._transport.resume_reading()
+
+    def is_reading(self) -> bool:
+        """Tell whether it takes in."""
+        return self._transport.is_reading()
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        """Set from how many bytes that wait on the writer is to pause."""
+        self._transport.set_write_buffer_limits(high, low)
+
+    def get_write_buffer_size(self) -> int:
+        """Return how many bytes wait."""
+        return self._transport.get_write_buffer_size() + sum(map(len, self._waiting))
+
+
+class CoalescingProtocol(HttpToolsProtocol):
+    """The server's HTTP, over connections that join what is written in one turn."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin with a new connection."""
+        self._joined = CoalescedTransport(transport, self.loop)
+        super().connection_made(self._joined)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End with the connection."""
+        super().connection_lost(exc)
+        self._joined.tell_gone()
 
 
 class HttpServer(RestingServer):
@@ -35,6 +140,7 @@ class HttpServer(RestingServer):
         super().__init__(
             uvicorn.Config(
                 app,
+                http=CoalescingProtocol,
                 log_config=None,
                 access_log=False,
                 proxy_headers=False,

@@ -68,7 +68,7 @@ def create_application(
         redirect_slashes=False,
         root_path=config.root_path,
         dependencies=[Depends(refuse_unknown_parameters)],
-        telemetry={"tracing": False, "metrics": False, "auto_configure": False},
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     app.state.config = config
     direct = (*infer.ROUTES, *openai.ROUTES)

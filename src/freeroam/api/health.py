@@ -29,7 +29,7 @@ async def get_health(request: Request, parts: TheParts) -> Health:
         timestamp=iso_time(parts.clock.epoch_s()),
         model_loaded=is_loaded,
         active_connections=request.scope.get("freeroam.connections", 0),
-        active_streams=parts.desk.active_streams,
+        active_streams=parts.desk.active_streams + parts.calls.streams,
         version=freeroam.__version__,
     )
 

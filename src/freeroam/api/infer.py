@@ -82,19 +82,36 @@ async def infer_stream(question: InferQuestion, request: Request) -> Response:
 
 
 async def whole_answer(call: InferenceCall, images: Any, receive: Receive) -> Output:
-    """Return the answer, unless the caller goes away first."""
-    watch = asyncio.create_task(_cut_when_gone(call, receive))
+    """Return the answer, unless the caller goes away first.
+
+    Args:
+        call: Entered.
+        images: The caller's pictures.
+        receive: Tells when the caller is gone, where the connection itself does not (``CoalescedTransport.listen``).
+    """
+    transport = call.arrival.scope.get("freeroam.transport") if call.arrival.scope else None
+    listen = getattr(transport, "listen", None)
+    watch = None
+    if transport is not None and listen is not None:
+        listen(call.cut_as_gone)
+        if transport.is_closing():
+            call.cut_as_gone()
+    else:
+        watch = asyncio.create_task(_cut_when_gone(call, receive))
     try:
         await call.bring(images)
         return await call.answer()
     finally:
-        watch.cancel()
+        if watch is not None:
+            watch.cancel()
+        elif transport is not None:
+            transport.unlisten(call.cut_as_gone)
 
 
 async def _cut_when_gone(call: InferenceCall, receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-    call.cut(CallerGone())
+    call.cut_as_gone()
 
 
 def write_answer(call: InferenceCall, output: Output) -> bytes:

@@ -261,6 +261,10 @@ class InferenceCall:
             self._reason = error
             self._span.reschedule(asyncio.get_running_loop().time())
 
+    def cut_as_gone(self) -> None:
+        """End the call because whoever asked is gone."""
+        self.cut(CallerGone())
+
     def _lift_deadline(self) -> None:
         """Let an answer that has begun take as long as it takes, unless it is being cut already."""
         if self._reason is None and self._span is not None and not self._span.expired():

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import sys
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from datetime import UTC, datetime
 from typing import IO, Any, Literal, cast
 
@@ -154,17 +155,30 @@ class _LineHandler(logging.StreamHandler[IO[str]]):
         super().__init__(stream)
         self.setFormatter(formatter)
         self._lines = formatter
+        self._waiting: list[str] = []
 
     def write_line(self, level: int, name: str, fields: EventDict, epoch_s: float) -> None:
-        """Write one line of clean fields."""
+        """Write one line of clean fields; lines of one turn of an event loop are written together, in order."""
         head = self._lines.head(logging.getLevelName(level), name, epoch_s)
-        line = self._lines.line({**head, **fields})
-        with self.lock or nullcontext():
+        self._waiting.append(self._lines.line({**head, **fields}))
+        if len(self._waiting) == 1:
             try:
-                self.stream.write(f"{line}\n")
-                self.stream.flush()
-            except OSError:  # a reader of our log that went away stops no request
-                pass
+                asyncio.get_running_loop().call_soon(self.flush)
+            except RuntimeError:  # nobody turns a loop here
+                self.flush()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record, after the lines that came before it."""
+        self.flush()
+        super().emit(record)
+
+    def flush(self) -> None:
+        """Write the lines that wait."""
+        waiting, self._waiting = self._waiting, []
+        if waiting:
+            with self.lock or nullcontext(), suppress(OSError):  # a reader of our log that went away stops no request
+                self.stream.write("\n".join(waiting) + "\n")
+        super().flush()
 
 
 def _only_ours(logger: logging.Logger) -> _LineHandler | None:
