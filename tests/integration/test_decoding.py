@@ -320,6 +320,30 @@ async def test_a_stopped_decoder_is_noticed_and_replaced(pool) -> None:
     assert pool.replaced == {"silent": 1}
 
 
+async def test_a_feed_is_not_given_to_an_idle_decoder_that_hangs() -> None:
+    two = DecoderPool(DecoderConfig(processes=2, silence_deadline_s=60.0), SystemClock())
+    await two.start()
+    try:
+        async with two.open_feed(FeedShape(wish(2), "mpegts")) as feed:
+            idle = next(slot for slot in two._slots if not slot.load)
+            await until(lambda: idle._has_answered and not idle.is_heard)
+            os.kill(idle.pid, signal.SIGSTOP)
+
+            frames, _ = await decode(two, clip(), FeedShape(wish(2), "mpegts"))
+            assert len(frames) == 12
+            assert two.replaced == {}
+
+            # Once it answers again it is used again.
+            os.kill(idle.pid, signal.SIGCONT)
+            await until(lambda: idle.is_heard)
+            async with two.open_feed(FeedShape(wish(2), "mpegts")):
+                assert idle.load == 1
+            await fill(feed, clip())
+            assert len([frame async for frame in feed.decoded()]) == 12
+    finally:
+        await two.stop()
+
+
 async def test_a_decoder_that_grew_fat_is_replaced() -> None:
     lean = DecoderPool(DecoderConfig(processes=1, max_rss_bytes=1), SystemClock())
     await lean.start()
@@ -394,8 +418,7 @@ async def test_a_killed_decoder_gives_back_what_it_might_have_written_and_frames
         before = bytes(frame.pixels)
         os.kill(pool.pids[0], signal.SIGKILL)
         with pytest.raises(SourceError):
-            async for _ in feed.decoded():
-                pass
+            [None async for _ in feed.decoded()]
 
     frames, _ = await decode(pool, clip(), FeedShape(wish(10, 320, 180), "mpegts"))
     assert bytes(frame.pixels) == before

@@ -178,11 +178,31 @@ async def test_a_server_that_freezes_is_restarted(pool):
         assert source.status.reconnects >= 1
 
 
-async def test_a_lost_decoder_is_followed_by_another(server, pool):
+@pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGSTOP])
+async def test_a_lost_decoder_is_followed_by_another_that_loses_no_sample(server, pool, blow):
+    source = ReconnectingSource(sources(pool), request(server.url("rare-keys"), fps=2.0), SourceConfig(), CLOCK)
+    frames = []
+    async with asyncio.timeout(60), contextlib.aclosing(source.frames()) as stream:
+        while len(frames) < 3:
+            frames.append(await anext(stream))
+        os.kill(pool.pids[0], blow)
+        while len(frames) < 16:
+            frames.append(await anext(stream))
+
+    # The camera was not asked again, nor was its next keyframe waited for.
+    assert source.status.reconnects == 0
+    assert source.status.skipped == {"decoders_lost": 1}
+    steps = [after.sample_time_s - before.sample_time_s for before, after in itertools.pairwise(frames)]
+    assert steps == pytest.approx([0.5] * 15)
+
+
+async def test_a_stream_that_loses_one_decoder_after_the_other_is_opened_anew(server, pool):
     source = ReconnectingSource(sources(pool), request(server.url()), SourceConfig(), CLOCK)
-    async with contextlib.aclosing(source.frames()) as stream:
-        await anext(stream)
-        os.kill(pool.pids[0], signal.SIGKILL)
+    async with asyncio.timeout(60), contextlib.aclosing(source.frames()) as stream:
+        for killed in (1, 2):
+            await anext(stream)
+            os.kill(pool.pids[0], signal.SIGKILL)
+            await until(lambda times=killed: pool.replaced == {"died": times})
         while source.status.reconnects == 0:
             await anext(stream)
 

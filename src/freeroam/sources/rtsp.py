@@ -7,24 +7,30 @@ goes on across reconnects. Does not retry: see reconnecting.py.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 
 from freeroam.clock import Clock
+from freeroam.observability.logs import get_logger
 from freeroam.security.dialing import Dialer
 from freeroam.security.url_policy import ParsedTarget
 from freeroam.sources.decoding.feed import Feed
 from freeroam.sources.decoding.pool import DecoderPool
 from freeroam.sources.decoding.values import FeedShape, milliseconds_id
-from freeroam.sources.rtsp_session import SCHEMES, RtspSession, open_session
+from freeroam.sources.rtsp_relay import RtspRelay
+from freeroam.sources.rtsp_session import SCHEMES, open_session
 from freeroam.sources.source import SourceFacts, SourceRequest
 from freeroam.vocabulary.errors import SourceError, SourceErrorCode
 from freeroam.vocabulary.frame import Frame, FrameWish
 
 END_SLACK_S = 2.0
 """A recording that broke off this near its announced end has ended."""
+REST_S = 30.0
+"""A decoder that is lost so soon after the one before is told as a failure: it may be this stream that kills them."""
 GRID_GAP_S = 3600.0
 """After a break longer than this the sampling grid begins anew instead of being continued."""
+
+log = get_logger(__name__)
 
 
 class RtspSources:
@@ -92,21 +98,15 @@ class RtspSource:
             timeout_s=self._parts.open_timeout_s,
         )
         began_s = self._parts.clock.epoch_s()
+        relay = RtspRelay(session, self._parts.clock)
+        pump = asyncio.create_task(relay.run(), name="read rtsp")
         try:
-            async with self._parts.pool.open_feed(self._shape(began_s)) as feed:
-                self._feed = feed
-                pump = asyncio.create_task(_pump(session, feed), name="read rtsp")
-                try:
-                    async for frame in self._decoded(feed):
-                        yield frame
-                except SourceError as error:
-                    _prefer_cause(pump, error)
-                    raise
-                finally:
-                    pump.cancel()
-                    await asyncio.gather(pump, return_exceptions=True)
+            async with aclosing(self._through_decoders(relay, pump, began_s)) as frames:
+                async for frame in frames:
+                    yield frame
         finally:
-            self._feed = None
+            pump.cancel()
+            await asyncio.gather(pump, return_exceptions=True)
             await session.aclose()
         if not pump.cancelled() and (cause := pump.exception()) is not None:
             raise cause
@@ -114,12 +114,36 @@ class RtspSource:
         if duration_s is None or self._last_time_s - began_s < duration_s - END_SLACK_S:
             raise SourceError(SourceErrorCode.ENDED, f"{self._target.shown} ended the stream")
 
-    def _shape(self, began_s: float) -> FeedShape:
+    async def _through_decoders(
+        self, relay: RtspRelay, pump: asyncio.Task[bool], began_s: float
+    ) -> AsyncGenerator[Frame, None]:
+        """Give frames; a decoder that is lost is followed by another, with the session going on."""
+        clock = self._parts.clock
+        due_s, lost_s = self._request.resume_due_s, -REST_S
+        while True:
+            try:
+                async with self._parts.pool.open_feed(self._shape(began_s + relay.elapsed_s, due_s)) as feed:
+                    self._feed = feed
+                    relay.turn_to(feed)
+                    async for frame in self._decoded(feed):
+                        yield frame
+                return
+            except SourceError as error:
+                _prefer_cause(pump, error)
+                is_again = clock.monotonic_s() - lost_s < REST_S
+                if error.source_code is not SourceErrorCode.DECODER or relay.is_over or is_again:
+                    raise
+                lost_s, due_s = clock.monotonic_s(), feed.next_due_s
+                self.facts.count_skipped("decoders_lost")
+                log.warning("rtsp_decoder_lost", ref=self._target.shown, error=error.message)
+            finally:
+                self._feed = None
+
+    def _shape(self, starts_at_s: float, due_s: float | None) -> FeedShape:
         """Return a run whose time is the wall clock's, on the grid of the run before it."""
-        due_s = self._request.resume_due_s
-        if due_s is not None and abs(due_s - began_s) > GRID_GAP_S:
+        if due_s is not None and abs(due_s - starts_at_s) > GRID_GAP_S:
             due_s = None
-        return FeedShape(self._wish, container="rtp", lookahead=False, next_due_s=due_s, starts_at_s=began_s)
+        return FeedShape(self._wish, container="rtp", lookahead=False, next_due_s=due_s, starts_at_s=starts_at_s)
 
     async def _decoded(self, feed: Feed) -> AsyncIterator[Frame]:
         clock, facts = self._parts.clock, self.facts
@@ -132,22 +156,6 @@ class RtspSource:
                 captured_epoch_s=clock.epoch_s(),
                 due_monotonic_s=clock.monotonic_s(),
             )
-
-
-async def _pump(session: RtspSession, feed: Feed) -> bool:
-    """Carry packets from the connection to the decoder; returns whether it was the server that ended."""
-    assert session.description is not None
-    try:
-        text = session.description.text
-        await feed.write(len(text).to_bytes(2, "big") + text)
-        async with aclosing(session.records()) as records:
-            async for data in records:
-                await feed.write(data)
-                if feed.is_over:
-                    return False
-        return True
-    finally:
-        feed.end()
 
 
 def _prefer_cause(pump: asyncio.Task[bool], error: SourceError) -> None:

@@ -26,6 +26,9 @@ from freeroam.sources.decoding.values import ByteReader, DecoderConfig, FeedShap
 from freeroam.vocabulary.errors import SourceError, SourceErrorCode
 from freeroam.vocabulary.frame import FrameWish
 
+PROOF_S = 0.25
+"""A process that answers nothing for so long is passed over for another; one that is only slow is asked again."""
+
 
 class DecoderPool:
     """A few decoder processes, many feeds each.
@@ -117,13 +120,20 @@ class DecoderPool:
         return sum(slot.ring.refused for slot in self._slots if slot.ring is not None)
 
     async def _take_slot(self) -> DecoderSlot:
-        """Return the living process with the fewest feeds, waiting while all are being replaced."""
-        while not self._is_stopping:
-            alive = [slot for slot in self._slots if slot.is_alive]
-            if alive:
-                return min(alive, key=lambda slot: slot.load)
-            if not self._slots:
-                break
-            self._ready.clear()
-            await self._ready.wait()
+        """Return the living process with the fewest feeds, waiting while all are being replaced.
+
+        One that was not heard for a while must answer first: an idle one may hang without anybody having noticed.
+        """
+        silent: set[DecoderSlot] = set()
+        while not self._is_stopping and self._slots:
+            alive = [slot for slot in self._slots if slot.is_alive and (slot not in silent or slot.is_heard)]
+            if not alive:
+                silent.clear()
+                self._ready.clear()
+                await self._ready.wait()
+                continue
+            slot = min(alive, key=lambda slot: slot.load)
+            if slot.is_heard or await slot.answers(PROOF_S):
+                return slot
+            silent.add(slot)
         raise SourceError(SourceErrorCode.DECODER, "the decoders are not running")

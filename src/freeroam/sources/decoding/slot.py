@@ -18,6 +18,8 @@ IDLE_BEATS = 5
 """A process without feeds is asked at every fifth beat only."""
 
 START_DEADLINE_S = 30.0
+HEARD_S = 1.0
+"""A process that said something so recently need not prove that it is alive before it takes a feed."""
 LATE_TICK_S = 0.5
 TICK_TOLERANCE_S = 0.05
 FIRST_PAUSE_S = 0.1
@@ -58,6 +60,8 @@ class DecoderSlot:
         self._customers: dict[int, Customer] = {}
         self._life: asyncio.Task[None] | None = None
         self._heard_s = 0.0
+        self._spoke_s = 0.0
+        self._proof: asyncio.Future[bool] | None = None
         self._has_answered = False
         self._is_asked = False
         self._kill_reason = ""
@@ -70,6 +74,21 @@ class DecoderSlot:
     def is_alive(self) -> bool:
         """Whether its process takes feeds now."""
         return self._child is not None and not self._kill_reason
+
+    @property
+    def is_heard(self) -> bool:
+        """Whether its process has just said something, or is only starting."""
+        return not self._has_answered or self._clock.monotonic_s() - self._spoke_s < HEARD_S
+
+    async def answers(self, limit_s: float) -> bool:
+        """Ask for a sign of life; return whether one comes within ``limit_s`` seconds."""
+        if self._proof is None or self._proof.done():
+            self._proof = asyncio.get_running_loop().create_future()
+        self._ask()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(limit_s):
+                return await asyncio.shield(self._proof)
+        return False
 
     @property
     def pid(self) -> int | None:
@@ -165,7 +184,7 @@ class DecoderSlot:
         heartbeat = asyncio.create_task(self._watch(child), name=f"{self._name}-heartbeat")
         try:
             while (message := await child.wire.receive()) is not None:
-                self._heard_s, self._has_answered, self._is_asked = self._clock.monotonic_s(), True, False
+                self._heard()
                 try:
                     self._take(child, message)
                 except Exception:  # what a process says that a video has taken over must not end this place for good
@@ -179,6 +198,21 @@ class DecoderSlot:
         feeds = self._bury(child, reason)
         await child.aclose()
         log.warning("decoder_replaced", decoder=self._name, reason=reason, feeds=feeds, status=child.returncode)
+
+    def _heard(self) -> None:
+        """Note that the process said something."""
+        now_s = self._clock.monotonic_s()
+        self._heard_s = self._spoke_s = now_s
+        self._has_answered, self._is_asked = True, False
+        if self._proof is not None:
+            if not self._proof.done():
+                self._proof.set_result(True)
+            self._proof = None
+            self._ready.set()
+
+    def _ask(self) -> None:
+        self.send({"op": "ping"})
+        self._is_asked = True
 
     def _take(self, child: ChildProcess, message: Message) -> None:
         """Pass one message on."""
@@ -196,6 +230,8 @@ class DecoderSlot:
         if self._child is child:
             self._child = None
         self.rss_bytes = 0
+        if self._proof is not None and not self._proof.done():
+            self._proof.set_result(False)
         lost, self._customers = self._customers, {}
         for customer in lost.values():
             customer.lose(reason)
@@ -216,19 +252,25 @@ class DecoderSlot:
         while True:
             rested = rested + 1 if not self._customers and not self._is_asked else 0
             if rested % IDLE_BEATS == 0:
-                child.wire.send({"op": "ping"})
-                self._is_asked = True
-            asked_s = self._clock.monotonic_s()
-            await self._clock.sleep(HEARTBEAT_S)
-            now_s = self._clock.monotonic_s()
-            if not self._is_asked or now_s - asked_s > HEARTBEAT_S + LATE_TICK_S:
+                self._ask()
+            if not await self._rest(HEARTBEAT_S) or not self._is_asked:
                 # Nothing was expected, or this process stood still itself and has not read what the child said.
-                self._heard_s = now_s
+                self._heard_s = self._clock.monotonic_s()
                 continue
             # A busy machine may take long to start an interpreter; what once answered has no such excuse.
             limit_s = self._config.silence_deadline_s if self._has_answered else START_DEADLINE_S
-            if now_s - self._heard_s >= limit_s - TICK_TOLERANCE_S:
+            left_s = self._heard_s + limit_s - self._clock.monotonic_s()
+            if TICK_TOLERANCE_S < left_s < HEARTBEAT_S and self._is_asked and await self._rest(left_s):
+                # It has had a whole beat to answer, so its deadline need not wait for the end of the next one.
+                left_s = self._heard_s + limit_s - self._clock.monotonic_s()
+            if left_s <= TICK_TOLERANCE_S:
                 self._kill(child, "silent")
+
+    async def _rest(self, seconds: float) -> bool:
+        """Sleep; return whether it took about as long as it should."""
+        began_s = self._clock.monotonic_s()
+        await self._clock.sleep(seconds)
+        return self._clock.monotonic_s() - began_s <= seconds + LATE_TICK_S
 
     def _judge(self, child: ChildProcess, pong: Message) -> None:
         """Look at what a process says of itself."""

@@ -1,0 +1,105 @@
+"""Packets of one RTSP session on their way to a decoder, and to its successor if that is lost."""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+
+from freeroam.clock import Clock
+from freeroam.sources.decoding.feed import Feed
+from freeroam.sources.rtp_groups import GroupFinder
+from freeroam.sources.rtsp_session import RtspSession
+from freeroam.vocabulary.errors import SourceError, SourceErrorCode
+
+KEPT_BYTES = 4 * 1024 * 1024
+"""Most that is kept of the present group of pictures; of a larger one nothing is kept."""
+
+
+class RtspRelay:
+    """Carries packets to the feed that is open now.
+
+    It keeps those since the last keyframe, so that a new decoder need not wait for the next one, nor the camera be
+    asked anew.
+
+    Args:
+        session: That plays.
+        clock: Time.
+
+    Attributes:
+        is_over: Whether the session has ended; no packet comes any more.
+    """
+
+    def __init__(self, session: RtspSession, clock: Clock) -> None:
+        assert session.description is not None
+        text = session.description.text
+        self._session = session
+        self._clock = clock
+        self._description = len(text).to_bytes(2, "big") + text
+        self._finder = GroupFinder(text)
+        self._group: list[bytes] = []
+        self._group_bytes = 0
+        self._group_began_s: float | None = None
+        self._first_group_s: float | None = None
+        self._feed: Feed | None = None
+        self._begun: Feed | None = None
+        self.is_over = False
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds from the first keyframe to the one that a new feed begins with, as near as can be told now."""
+        if self._first_group_s is None:
+            return 0.0
+        began_s = self._clock.monotonic_s() if self._group_began_s is None else self._group_began_s
+        return began_s - self._first_group_s
+
+    def turn_to(self, feed: Feed) -> None:
+        """Let packets go to ``feed`` from now on, those of the present group of pictures first."""
+        self._feed = feed
+
+    async def run(self) -> bool:
+        """Carry packets until the session ends, which is when it returns True.
+
+        Raises:
+            SourceError: Why the connection broke.
+        """
+        try:
+            async with aclosing(self._session.records()) as records:
+                async for data in records:
+                    self._keep(data)
+                    await self._pass_on(data)
+            return True
+        finally:
+            self.is_over = True
+            if self._feed is not None:
+                self._feed.end()
+
+    def _keep(self, data: bytes) -> None:
+        start = self._finder.last_start(data)
+        if start is not None:
+            now_s = self._clock.monotonic_s()
+            self._group, self._group_bytes, self._group_began_s = [], 0, now_s
+            self._first_group_s = now_s if self._first_group_s is None else self._first_group_s
+            data = data[start:]
+        if self._group_began_s is None:
+            return
+        self._group.append(data)
+        self._group_bytes += len(data)
+        if self._group_bytes > KEPT_BYTES:
+            self._group, self._group_began_s = [], None
+
+    async def _pass_on(self, data: bytes) -> None:
+        feed = self._feed
+        if feed is None:
+            return
+        if feed is not self._begun:
+            # Without a kept group the decoder looks for a keyframe itself.
+            is_first, self._begun = self._begun is None, feed
+            before = [] if is_first else self._group[:-1]
+            data = b"".join([self._description, *before, data if is_first or not self._group else self._group[-1]])
+        try:
+            await feed.write(data)
+        except SourceError as error:
+            if error.source_code is not SourceErrorCode.DECODER:
+                raise
+            # Whoever takes its frames hears of it too, and turns to another.
+            if self._feed is feed:
+                self._feed = None
