@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -50,15 +51,32 @@ MAX_HEAD_BYTES = 64 * 1024
 """All header names and values of a request together."""
 
 
+WISH_BYTES = 1024 * 1024
+"""A body without pictures or tensors, unless the longest prompt is longer."""
+
+_LONGEST_CHARACTER_BYTES = 12
+"""Of one character in JSON: two escapes of six."""
+
+_CARRIES_PICTURES = re.compile(r"/infer(_stream)?|/v1/.*|/v2/models/.*")
+
+
 class BodyLimit:
     """Pure ASGI middleware: bodies over ``max_body_bytes`` are refused, by their length or while they are read.
 
-    So are heads over ``MAX_HEAD_BYTES``, which the server itself takes at any length.
+    Bodies of doors that take no pictures are bounded as wishes are (``WISH_BYTES``), because reading megabytes of small
+    values holds the event loop for seconds. Heads over ``MAX_HEAD_BYTES``, which the server itself takes at any length,
+    are refused too.
+
+    Args:
+        app: The rest.
+        max_body_bytes: From ``MAX_BODY_BYTES``.
+        max_prompt_chars: From ``MAX_PROMPT_CHARS``.
     """
 
-    def __init__(self, app: ASGIApp, max_body_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, max_body_bytes: int, max_prompt_chars: int = 0) -> None:
         self._app = app
         self._max_body_bytes = max_body_bytes
+        self._max_wish_bytes = min(max_body_bytes, max(WISH_BYTES, _LONGEST_CHARACTER_BYTES * max_prompt_chars))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let the request pass, or answer 413 or 431."""
@@ -69,11 +87,12 @@ class BodyLimit:
             message = f"The headers are longer than {MAX_HEAD_BYTES} bytes"
             await ProblemResponse(431, message, headers=[(b"connection", b"close")])(scope, receive, send)
             return
+        limit = self._max_body_bytes if _CARRIES_PICTURES.fullmatch(path_of(scope)) else self._max_wish_bytes
         length = read_headers(scope).get("content-length", "")
         # A server reads no more of a body than its length says, so one that is short enough needs no counting.
         if length.isascii() and length.isdigit():
-            if int(length[:20]) > self._max_body_bytes:
-                await ProblemResponse(413, self._message, headers=[(b"connection", b"close")])(scope, receive, send)
+            if int(length[:20]) > limit:
+                await self._refuse(limit, scope, receive, send)
             else:
                 await self._app(scope, receive, send)
             return
@@ -83,15 +102,27 @@ class BodyLimit:
             nonlocal seen_bytes
             message = await receive()
             seen_bytes += len(message.get("body", b""))
-            if seen_bytes > self._max_body_bytes:
-                raise HTTPException(413, self._message, headers={"Connection": "close"})
+            if seen_bytes > limit:
+                raise _BodyTooLong(413, self._message(limit), headers={"Connection": "close"})
             return message
 
-        await self._app(scope, receive_counted, send)
+        try:
+            await self._app(scope, receive_counted, send)
+        except _BodyTooLong:
+            # Direct routes lie outside the application's own layer that answers such exceptions.
+            await self._refuse(limit, scope, receive, send)
 
-    @property
-    def _message(self) -> str:
-        return f"The body is larger than {self._max_body_bytes} bytes (MAX_BODY_BYTES)"
+    async def _refuse(self, limit: int, scope: Scope, receive: Receive, send: Send) -> None:
+        answer = ProblemResponse(413, self._message(limit), {"code": "too_large"}, [(b"connection", b"close")])
+        await answer(scope, receive, send)
+
+    def _message(self, limit: int) -> str:
+        setting = " (MAX_BODY_BYTES)" if limit == self._max_body_bytes else ", more than any wish without pictures"
+        return f"The body is larger than {limit} bytes{setting}"
+
+
+class _BodyTooLong(HTTPException):
+    """Raised where the body is read; the framework passes exceptions of this base on as they are."""
 
 
 def lift_deadline(scope: Scope) -> None:

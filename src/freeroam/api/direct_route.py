@@ -20,7 +20,16 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from freeroam.api.gate import read_headers
 from freeroam.api.problems import ProblemResponse, explain_validation
 from freeroam.api.shapes import is_below, path_of
-from freeroam.vocabulary.errors import DeadlineExceeded, FreeroamError, InvalidInput, UnknownField
+from freeroam.vocabulary.errors import DeadlineExceeded, FreeroamError, InvalidInput, TooLarge, UnknownField
+
+PLAIN_BYTES = 256 * 1024
+"""JSON up to this length is read whatever it holds."""
+
+MAX_MARKS = 200_000
+"""Commas and brackets of a longer one, besides those that a prompt may hold."""
+
+MAX_MISTAKES = 1000
+"""Mistakes in one body that are looked at."""
 
 
 class Endpoint(Protocol):
@@ -102,7 +111,10 @@ def _reading(body_type: type[BaseModel], endpoint: Endpoint) -> ASGIApp:
             name = scope["query_string"].decode("latin-1").partition("=")[0]
             raise UnknownField(f"Unknown query parameter {name[:100]}")
         try:
-            wish = body_type.model_validate_json(await read_body(scope, receive))
+            body = await read_body(scope, receive)
+            # A prompt may be full of commas and brackets, and is bounded by itself.
+            refuse_intricate(body, MAX_MARKS + scope["app"].state.config.max_prompt_chars)
+            wish = body_type.model_validate_json(body)
         except ValidationError as error:
             raise unreadable(error) from None
         except ClientDisconnect:
@@ -147,8 +159,29 @@ async def collect_body(receive: Receive) -> bytes:
     return b"".join(pieces)
 
 
+def refuse_intricate(body: bytes | memoryview, limit: int) -> None:
+    """Refuse JSON of so many values that reading it would hold the event loop and take many times its size in memory.
+
+    Counted by the marks between values, of which base64 has none; what is small costs little whatever it holds.
+
+    Raises:
+        TooLarge: There are more than ``limit``.
+    """
+    if len(body) <= PLAIN_BYTES:
+        return
+    text = bytes(body)
+    if sum(text.count(mark) for mark in (b",", b"[", b"{")) > limit:
+        raise TooLarge(
+            f"The body's JSON has more than {limit} commas and brackets; send pictures as base64, tensors as bytes"
+        )
+
+
 def unreadable(error: ValidationError) -> FreeroamError:
     """Return what a caller is told whose body is not what it must be."""
+    count = error.error_count()
+    if count > MAX_MISTAKES:
+        # Each would become a dictionary; millions of them fit into a body and would hold the event loop for seconds.
+        return InvalidInput(f"The body has {count} mistakes; the documentation says which fields there are")
     problems = [dict(item) for item in error.errors(include_input=False, include_url=False)]
     if problems[0]["type"] in {"model_type", "model_attributes_type"} and not problems[0]["loc"]:
         return InvalidInput("The body must be a JSON object; send it with Content-Type: application/json")

@@ -13,6 +13,9 @@ Share = Annotated[float, Field(ge=0.0, le=1e9, allow_inf_nan=False)]
 ModelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}$")]
 ModelVersion = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
 
+MAX_LISTED = 256
+"""Entries of a list without a smaller bound; checked before the entries are, so that no list of mistakes grows long."""
+
 
 def _upper(value: Any) -> Any:
     return value.upper() if isinstance(value, str) else value
@@ -51,7 +54,7 @@ class InferQuestion(BaseModel):
     top_p: float | None = Field(default=None, gt=0.0, le=1.0)
     priority: Annotated[Literal["HIGH", "NORMAL", "LOW"], BeforeValidator(_upper)] | None = None
     client_id: str | None = Field(default=None, max_length=128)
-    images: list[str] | None = None
+    images: list[str] | None = Field(default=None, max_length=MAX_LISTED)
     stop: Annotated[list[Words], Field(max_length=16), BeforeValidator(_listed)] | None = None
     seed: int | None = Field(default=None, ge=-(2**63), le=2**63 - 1)
     stream: bool = False

@@ -9,8 +9,9 @@ from typing import Any
 
 import orjson
 
+from freeroam.api.direct_route import refuse_intricate
 from freeroam.api.oip.questions import refuse_what_is_not_offered
-from freeroam.api.oip.tensors import Tensor, read_listed, read_packed, read_shape
+from freeroam.api.oip.tensors import MAX_LISTED, Tensor, read_listed, read_packed, read_shape
 from freeroam.vocabulary.errors import InvalidInput, TooLarge, UnsupportedMedia
 
 MAX_INPUTS = 64
@@ -67,7 +68,9 @@ def read_object(text: bytes | memoryview) -> dict[str, Any]:
 
     Raises:
         InvalidInput: It is none.
+        TooLarge: It holds too many values to be read on the event loop.
     """
+    refuse_intricate(text, 2 * MAX_LISTED)
     try:
         value = orjson.loads(text)
     except orjson.JSONDecodeError as error:

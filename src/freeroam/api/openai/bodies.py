@@ -11,6 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from freeroam.vocabulary.errors import InvalidInput
 from freeroam.vocabulary.inference import Words
+from freeroam.vocabulary.model_calls import MAX_LISTED
 
 
 def _listed(value: Any) -> Any:
@@ -45,7 +46,7 @@ class Message(BaseModel):
     """One turn of the conversation."""
 
     role: str
-    content: str | list[ContentPart] | None = None
+    content: str | Annotated[list[ContentPart], Field(max_length=MAX_LISTED, fail_fast=True)] | None = None
 
 
 class Asked(BaseModel):
@@ -104,7 +105,7 @@ class ChatBody(Asked):
         },
     )
 
-    messages: list[Message] = Field(min_length=1, max_length=1024)
+    messages: list[Message] = Field(min_length=1, max_length=1024, fail_fast=True)
     max_completion_tokens: int | None = Field(default=None, ge=1)
     response_format: dict[str, Any] | None = None
     logprobs: bool | None = Field(default=None, description="Not offered.")
