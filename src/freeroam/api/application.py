@@ -83,7 +83,7 @@ def create_application(
     # The last one added is the outermost.
     app.add_middleware(AnswerDeadline, timeout_s=config.request_timeout_s)
     app.add_middleware(DirectDoors, routes=direct, tell=tell, timeout_s=config.request_timeout_s)
-    app.add_middleware(BodyLimit, max_body_bytes=config.max_body_bytes)
+    app.add_middleware(BodyLimit, max_body_bytes=config.max_body_bytes, max_prompt_chars=config.max_prompt_chars)
     app.add_middleware(Gate, doorkeeper=doorkeeper or Doorkeeper(config, clock), metrics=metrics)
     app.add_middleware(ConnectionLimit, max_connections=config.max_connections, metrics=metrics)
     if config.cors_origins:
