@@ -345,6 +345,28 @@ def test_noise_on_the_port_hurts_nobody(doors: Doors, channel: grpc.Channel, noi
     assert channel.unary_unary(f"/{SERVICE}/ServerLive")(b"")
 
 
+@pytest.mark.parametrize("method", ["ModelInfer", "RepositoryModelLoad", "ModelStreamInfer"])
+def test_a_stranger_is_refused_before_its_message_is_read(channel: grpc.Channel, method: str) -> None:
+    # Given a caller from elsewhere that keeps its message back, when it calls
+    kept: queue.Queue[bytes | None] = queue.Queue()
+    call = channel.stream_stream(f"/{SERVICE}/{method}")
+    try:
+        with pytest.raises(grpc.RpcError) as refusal:
+            next(call(iter(kept.get, None), metadata=(("x-forwarded-for", "198.51.100.7"),), timeout=60))
+    finally:
+        kept.put(None)
+
+    # Then it is refused all the same, so that no stranger fills the memory
+    assert refusal.value.code() is grpc.StatusCode.UNAUTHENTICATED
+
+
+def test_a_call_that_brings_no_message_is_the_callers_fault(channel: grpc.Channel) -> None:
+    # Given a call that ends before its message, when it is made, then the status says what is missing
+    with pytest.raises(grpc.RpcError) as refusal:
+        next(channel.stream_stream(f"/{SERVICE}/ModelInfer")(iter(())))
+    assert refusal.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
 def test_metadata_and_messages_that_are_too_large_are_refused(channel: grpc.Channel) -> None:
     # Given metadata and a message over their limits, when they are sent, then the status says that it is too much
     call = channel.unary_unary(f"/{SERVICE}/ServerLive")

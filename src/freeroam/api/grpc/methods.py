@@ -133,7 +133,7 @@ class Unoffered(grpc.GenericRpcHandler):  # type: ignore[misc]  # the library ha
             return None
         reason = "send tensors inside the request" if "SharedMemory" in name else "see the documentation for what is"
 
-        async def handle(_: bytes, context: Context) -> None:
+        async def handle(_: AsyncIterator[bytes], context: Context) -> None:
             await context.abort(grpc.StatusCode.UNIMPLEMENTED, f"{name[:100]} is not offered here; {reason}")
 
-        return grpc.unary_unary_rpc_method_handler(handle)
+        return grpc.stream_stream_rpc_method_handler(handle)

@@ -22,7 +22,14 @@ from freeroam.observability.logs import get_logger
 from freeroam.security.keys import Caller, Right
 from freeroam.security.origin import find_origin
 from freeroam.security.redaction import redact_text
-from freeroam.vocabulary.errors import FreeroamError, PermissionDenied, RateLimited, Unavailable
+from freeroam.vocabulary.errors import (
+    DeadlineExceeded,
+    FreeroamError,
+    InvalidInput,
+    PermissionDenied,
+    RateLimited,
+    Unavailable,
+)
 
 SERVICE = "inference.GRPCInferenceService"
 MAX_DETAILS_CHARS = 1000
@@ -105,14 +112,32 @@ class Passage:
     def unary(self, name: str, right: Right, kind: type[M], behaviour: Behaviour) -> Any:
         """Return what gRPC calls for a method of one message each way."""
 
-        async def handle(data: bytes, context: Context) -> Any:
+        async def handle(requests: AsyncIterator[bytes], context: Context) -> None:
             async def answer(visit: Visit) -> Any:
-                # Only now, so that nothing is read for a stranger.
-                return await behaviour(decode(kind, data), visit)
+                return await behaviour(decode(kind, await self._read_one(requests)), visit)
 
-            return await self._pass(name, right, context, answer)
+            answered = await self._pass(name, right, context, answer)
+            await context.write(answered)
 
-        return grpc.unary_unary_rpc_method_handler(handle, response_serializer=_serialized)
+        # As a stream of one, because gRPC reads the message of a unary method before it asks who sends it.
+        return grpc.stream_stream_rpc_method_handler(handle, response_serializer=_serialized)
+
+    async def _read_one(self, requests: AsyncIterator[bytes]) -> bytes:
+        """Return a call's only message.
+
+        Raises:
+            InvalidInput: None came.
+            DeadlineExceeded: It was not complete in time.
+        """
+        limit_s = self._doorkeeper.config.request_timeout_s
+        try:
+            async with asyncio.timeout(limit_s):
+                data = await anext(aiter(requests), None)
+        except TimeoutError:
+            raise DeadlineExceeded(f"The message was not complete within {limit_s:g} s (REQUEST_TIMEOUT)") from None
+        if data is None:
+            raise InvalidInput("the call brought no message")
+        return data
 
     def stream(self, name: str, right: Right, behaviour: StreamBehaviour) -> Any:
         """Return what gRPC calls for a method with a stream of messages each way."""
