@@ -123,9 +123,17 @@ def freeroam(model: str, path: str, **settings: str) -> Iterator[Server]:
     server = Server("freeroam", ["-m", "freeroam", "serve"], free_port(), chosen)
     try:
         server.wait(path)
+        while not _is_complete(server):
+            time.sleep(0.2)
         yield server
     finally:
         server.end()
+
+
+def _is_complete(server: Server) -> bool:
+    """Whether every replica is ready, so that none of them starts while something is measured."""
+    versions = [info for model in server.get("/models")["models"].values() for info in model["versions"].values()]
+    return all(info["replicas_ready"] >= info["replicas_wanted"] for info in versions)
 
 
 @contextmanager
