@@ -19,7 +19,7 @@ from freeroam.resting_server import RestingServer
 from freeroam.vocabulary.errors import ConfigurationError, FreeroamError
 
 if TYPE_CHECKING:
-    from fastapi import FastAPI
+    from starlette.types import ASGIApp
 
     from freeroam.settings import Settings
 
@@ -136,7 +136,7 @@ class HttpServer(RestingServer):
         is_up: Called once it listens.
     """
 
-    def __init__(self, app: FastAPI, settings: Settings, is_up: Callable[[], None]) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings, is_up: Callable[[], None]) -> None:
         super().__init__(
             uvicorn.Config(
                 app,

@@ -92,7 +92,7 @@ def configure_logs(level: str = "INFO", log_format: LogFormat | None = None, str
     """
     target = stream or sys.stderr
     chosen = log_format or ("text" if target.isatty() else "json")
-    line_handler = _LineHandler(target, LineFormatter(chosen, colors=chosen == "text" and target.isatty()))
+    line_handler = _LineWriter(target, LineFormatter(chosen, colors=chosen == "text" and target.isatty()))
     root = logging.getLogger()
     for old in list(root.handlers):
         if isinstance(old.formatter, LineFormatter):
@@ -148,7 +148,7 @@ class LineFormatter(logging.Formatter):
         return str(self._renderer(None, fields["level"], fields))
 
 
-class _LineHandler(logging.StreamHandler[IO[str]]):
+class _LineWriter(logging.StreamHandler[IO[str]]):
     """Writes lines; those of ``LineLog`` without the making of a record, which costs more than the line."""
 
     def __init__(self, stream: IO[str], formatter: LineFormatter) -> None:
@@ -181,7 +181,7 @@ class _LineHandler(logging.StreamHandler[IO[str]]):
         super().flush()
 
 
-def _only_ours(logger: logging.Logger) -> _LineHandler | None:
+def _only_ours(logger: logging.Logger) -> _LineWriter | None:
     """Return the handler of ``configure_logs`` if nobody else, on the way up from ``logger``, would get its lines."""
     level: logging.Logger | None = logger
     while level is not None and level.parent is not None:
@@ -189,7 +189,7 @@ def _only_ours(logger: logging.Logger) -> _LineHandler | None:
             return None
         level = level.parent
     handlers = logging.root.handlers
-    if len(handlers) == 1 and type(handlers[0]) is _LineHandler:
+    if len(handlers) == 1 and type(handlers[0]) is _LineWriter:
         return handlers[0]
     return None
 
