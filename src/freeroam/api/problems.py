@@ -37,6 +37,15 @@ STATUS_OF: tuple[tuple[type[errors.FreeroamError], int], ...] = (
 )
 """First match wins; the last row catches the root of the tree."""
 
+WIRE_CODES_OF: dict[str, tuple[int, str]] = {
+    "upstream_unavailable": (503, "UNAVAILABLE"),
+    "upstream_rate_limited": (503, "UNAVAILABLE"),
+    "upstream_failed": (503, "UNAVAILABLE"),
+    "upstream_timeout": (504, "DEADLINE_EXCEEDED"),
+}
+"""HTTP status and gRPC code of a ``ModelError`` whose own code says more than its class: the model is a server elsewhere
+that does not answer now, which is no defect of this one, and asking again may help."""
+
 GRPC_CODE_OF: tuple[tuple[type[errors.FreeroamError], str], ...] = (
     (errors.InvalidInput, "INVALID_ARGUMENT"),
     (errors.Unauthenticated, "UNAUTHENTICATED"),
@@ -66,8 +75,8 @@ MEANINGS = {
     413: "The body, a picture or its pixels are too large.",
     415: "It is no picture that can be read.",
     429: "Asked too often, or too many streams run; see Retry-After.",
-    503: "Not ready, full or stopping; see Retry-After.",
-    504: "The deadline passed.",
+    503: "Not ready, full or stopping, or the server that a model is at does not answer now; see Retry-After.",
+    504: "The deadline passed, or the server that a model is at was silent for too long.",
     500: "A defect of ours.",
 }
 _EXAMPLES = {
@@ -111,11 +120,15 @@ def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 def status_of(error: errors.FreeroamError) -> int:
     """Return the HTTP status of ``error``."""
+    if isinstance(error, errors.ModelError) and error.code in WIRE_CODES_OF:
+        return WIRE_CODES_OF[error.code][0]
     return _status_of_class(type(error))
 
 
 def grpc_code_of(error: errors.FreeroamError) -> str:
     """Return the name of the gRPC status code of ``error``."""
+    if isinstance(error, errors.ModelError) and error.code in WIRE_CODES_OF:
+        return WIRE_CODES_OF[error.code][1]
     return next(code for base, code in GRPC_CODE_OF if isinstance(error, base))
 
 
@@ -124,11 +137,16 @@ def _status_of_class(kind: type[errors.FreeroamError]) -> int:
 
 
 CODES = sorted(
-    (name, _status_of_class(kind), kind.default_code)
-    for name, kind in vars(errors).items()
-    if isinstance(kind, type) and issubclass(kind, errors.FreeroamError)
+    [
+        *(
+            (name, _status_of_class(kind), kind.default_code)
+            for name, kind in vars(errors).items()
+            if isinstance(kind, type) and issubclass(kind, errors.FreeroamError)
+        ),
+        *((errors.ModelError.__name__, status, code) for code, (status, _) in WIRE_CODES_OF.items()),
+    ]
 )
-"""Every class of the tree with its status and code, for the reference."""
+"""Every class of the tree, and every code with a status of its own: class, status and code, for the reference."""
 
 
 def problem_of(error: errors.FreeroamError) -> ProblemResponse:

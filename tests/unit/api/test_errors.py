@@ -11,7 +11,7 @@ import pytest
 
 from freeroam.api.bounds import AnswerDeadline, BodyLimit, ConnectionLimit
 from freeroam.api.parts import Parts
-from freeroam.api.problems import ProblemResponse, explain_validation, problem_of, status_of
+from freeroam.api.problems import ProblemResponse, explain_validation, grpc_code_of, problem_of, status_of
 from freeroam.observability.metrics import Metrics
 from freeroam.vocabulary import errors
 
@@ -136,6 +136,24 @@ def test_every_error_of_the_tree_has_a_status() -> None:
     # And those who may come back are told when
     assert dict(problem_of(errors.TooManyStreams("x")).raw_headers)[b"retry-after"] == b"1"
     assert dict(problem_of(errors.StoreError("x")).raw_headers)[b"retry-after"] == b"1"
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "grpc_code"),
+    [
+        ("upstream_unavailable", 503, "UNAVAILABLE"),
+        ("upstream_rate_limited", 503, "UNAVAILABLE"),
+        ("upstream_failed", 503, "UNAVAILABLE"),
+        ("upstream_timeout", 504, "DEADLINE_EXCEEDED"),
+        ("upstream_auth", 500, "INTERNAL"),
+        ("model_failed", 500, "INTERNAL"),
+    ],
+)
+def test_a_server_elsewhere_that_fails_is_no_defect_of_ours(code: str, status: int, grpc_code: str) -> None:
+    # Given a model that is a server elsewhere, when it fails, then each door says whether asking again may help
+    error = errors.ModelError("http://far/v1 failed", code=code)
+    assert (status_of(error), grpc_code_of(error)) == (status, grpc_code)
+    assert (b"retry-after" in dict(problem_of(error).raw_headers)) == (status == 503)
 
 
 def test_an_error_body_can_say_anything_a_caller_sent() -> None:
