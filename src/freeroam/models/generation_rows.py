@@ -86,11 +86,13 @@ class _Lines:
         lengths: Tokens held of each row.
         index: ``[rows]``, on the device: 0, 1, 2 ...
         ends: ``[rows]``, on the device: where each row's next token goes.
+        longest: The greatest of them, kept because a compiled model cannot look for it.
         seen: Columns that are looked at.
     """
 
     def __init__(self) -> None:
         self.lengths: list[int] = []
+        self.longest = 0
         self.index = torch.empty(0)
         self.ends = torch.empty(0)
         self.seen = 0
@@ -126,7 +128,7 @@ class _RowLayer(CacheLayerMixin):  # type: ignore[misc]
 
     def get_seq_length(self) -> int:
         """Return the tokens of the longest row."""
-        return max(self._lines.lengths, default=0)
+        return self._lines.longest
 
     def get_max_length(self) -> int:
         """Return -1: rows grow."""
@@ -134,7 +136,7 @@ class _RowLayer(CacheLayerMixin):  # type: ignore[misc]
 
     def resize(self, rows: int, columns: int) -> None:
         """Move to a place of another size."""
-        used, longest = len(self._lines.lengths), self.get_seq_length()
+        used, longest = len(self._lines.lengths), max(self._lines.lengths, default=0)
         for name in ("keys", "values"):
             old = getattr(self, name)
             # Zeros, because a hidden place is still multiplied by nought, and what is no number stays none.
@@ -224,7 +226,7 @@ class SharedRows(AnswerStates):
     def go_on(self, tokens: Mapping[int, int]) -> tuple[list[int], torch.Tensor]:
         """Make one call for all rows; if it fails, nothing has changed."""
         lines, device = self._lines, self._decoder.device
-        longest = max(lines.lengths)
+        longest = lines.longest = max(lines.lengths)
         self._make_room(len(self._keys), longest + 1)
         lines.index = torch.arange(len(self._keys), device=device)
         lines.ends = torch.tensor(lines.lengths, device=device)

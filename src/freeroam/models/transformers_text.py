@@ -125,7 +125,6 @@ class TransformersText(BaseVLM):
         config, tokenizer = weights.load_config(), weights.load_tokenizer()
         model = weights.load_model(config, chosen, dtype, self._quantization)
         info = torch_loading.describe(model, chosen, self._quantization)
-        model = torch_loading.make_ready(model, quantization=self._quantization, compile=self._compile)
         context = find_context(config, self._context)
         prompts = TextPrompts(
             tokenizer,
@@ -136,8 +135,10 @@ class TransformersText(BaseVLM):
         )
         decoder = Decoder(model)
         with torch_loading.told_honestly(f"MODEL_PATH={model_path}: trying the model out"), torch.inference_mode():
-            is_exact = dtype == torch.float32 and self._quantization == "none"
+            # Before activations are rounded to int8, which blurs what the trial looks at.
+            is_exact = dtype == torch.float32 and self._quantization in {"none", "dynamic8"}
             states = make_states(decoder, context, is_exact=is_exact)
+            torch_loading.make_ready(model, quantization=self._quantization, compile=self._compile)
         is_cpu = chosen.type == "cpu"
         self._loaded = _Loaded(
             info=info,
