@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from freeroam.batching.ticket import Ticket
@@ -10,7 +11,10 @@ from freeroam.engines.replica_process import Loss, ReplicaProcess
 from freeroam.engines.statistics import Statistics
 from freeroam.observability.logs import get_logger
 from freeroam.processes.wire import Message
-from freeroam.vocabulary.errors import ModelError
+from freeroam.vocabulary.errors import FreeroamError, ModelError
+
+Rehome = Callable[[list[Ticket]], list[Ticket]]
+"""Takes requests that another version may answer; returns those that none can."""
 
 log = get_logger(__name__)
 
@@ -24,12 +28,13 @@ def hand_out(replica: ReplicaProcess, message: Message, statistics: Statistics) 
         statistics: Counts the answers.
     """
     started_s, pieces, calls = message["started_s"], message["pieces"], replica.calls
+    for number in message["begun"]:
+        if (call := calls.get(number)) is not None:
+            call.started_s = started_s
     for index in range(0, len(pieces), 3):
         call = calls.get(pieces[index])
         if call is None:
             continue  # it was taken back and another replica answers it
-        if call.started_s is None:
-            call.started_s = started_s
         ticket = call.tickets[pieces[index + 1]]
         if ticket is not None:
             ticket.speak(pieces[index + 2])
@@ -66,6 +71,31 @@ def second_chances(loss: Loss, statistics: Statistics) -> list[Ticket]:
             statistics.count_outcome("failed")
     statistics.count_asked_again(len(again))
     return again
+
+
+def give_up(replicas: Iterable[ReplicaProcess], rehome: Rehome | None, error: Callable[[], FreeroamError]) -> None:
+    """Take from replicas what they are answering, because they are ended.
+
+    Args:
+        replicas: What they say from now on is heard by nobody.
+        rehome: Where requests of which nobody has heard anything, and that name no version, are asked again.
+        error: What the others fail with.
+    """
+    tickets = [
+        ticket
+        for replica in replicas
+        for group in replica.book.clear(begun=0)
+        for ticket in group
+        if not ticket.is_over
+    ]
+    if rehome is not None:
+        again = [ticket for ticket in tickets if ticket.given == 0 and not ticket.is_pinned]
+        for ticket in again:
+            ticket.tokens.clear()
+        refused = rehome(again)
+        tickets = [ticket for ticket in tickets if ticket not in again or ticket in refused]
+    for ticket in tickets:
+        ticket.fail(error())
 
 
 def _resolve(

@@ -13,7 +13,7 @@ _CALLS_HELD = 2
 
 
 def best_credit(
-    replicas: Iterable[ReplicaProcess], forecast: Forecast, now_s: float
+    replicas: Iterable[ReplicaProcess], forecast: Forecast, now_s: float, max_batch: int
 ) -> tuple[ReplicaProcess, Credit] | None:
     """Return the ready replica that wants a batch first, and how much of it; None if all have enough.
 
@@ -22,7 +22,7 @@ def best_credit(
     """
     best: tuple[float, ReplicaProcess, Credit] | None = None
     for replica in replicas:
-        credit = credit_of(replica, forecast, now_s)
+        credit = credit_of(replica, forecast, now_s, max_batch)
         if credit is None:
             continue
         rank = _UNKNOWN_RANK_S if credit.free_in_s is None else credit.free_in_s
@@ -31,9 +31,9 @@ def best_credit(
     return None if best is None else best[1:]
 
 
-def credit_of(replica: ReplicaProcess, forecast: Forecast, now_s: float) -> Credit | None:
+def credit_of(replica: ReplicaProcess, forecast: Forecast, now_s: float, max_batch: int) -> Credit | None:
     """Return what one ready replica may be given: its free places if it speaks, else a batch now and one ahead."""
-    slots = replica.wishes.max_batch
+    slots = min(replica.wishes.max_batch, max_batch)
     if replica.wishes.streams_text:
         free = slots - replica.open_questions
         return Credit(free) if free > 0 else None

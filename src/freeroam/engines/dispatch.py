@@ -43,11 +43,12 @@ class Dispatch:
     def send_waiting(self, replicas: Sequence[ReplicaProcess], now_s: float) -> float | None:
         """Send batches while there is credit; return after how long to try again, if time alone changes anything."""
         while len(self._batcher):
-            best = best_credit(replicas, self._forecast, now_s)
+            max_batch = self._batcher.rules.max_batch
+            best = best_credit(replicas, self._forecast, now_s, max_batch)
             if best is None:
                 return None
             replica, credit = best
-            expected_s = self._forecast.expect_s(self._batcher.rules.max_batch) or 0.0
+            expected_s = self._forecast.expect_s(max_batch) or 0.0
             tickets, wait_s = self._batcher.next_batch(credit, expected_s, LEAD_S)
             if not tickets:
                 return wait_s

@@ -60,7 +60,7 @@ class EmbeddedEngine:
         self._clock = clock
         self._metrics = metrics
         self._registry = Registry()
-        self._succession = Succession(self._registry, self._make)
+        self._succession = Succession(self._registry, self._make, clock, config.drain_limit_s)
 
     async def start(self) -> None:
         """Start loading the models; returns when loading has begun, not when it is done."""
@@ -113,7 +113,9 @@ class EmbeddedEngine:
         try:
             return await ticket.answer
         except asyncio.CancelledError:
-            ticket.abandon()
+            # Whoever is cancelled in the moment of the answer was answered, and counted so.
+            if ticket.answer.cancelled():
+                ticket.abandon()
             raise
 
     async def stream(self, request: InferenceRequest, place: Place | None = None) -> AsyncIterator[Piece | Output]:
@@ -220,6 +222,7 @@ class EmbeddedEngine:
             kept = place.take()
             if place.model.is_open or "@" in request.model:
                 return place.model, kept
+            place.model.place_released()
             return self._registry.route(request.model), kept
         return self._registry.route(request.model), False
 

@@ -46,6 +46,7 @@ class Health:
         if self._next_s is None or now_s >= self._next_s:
             if self._next_s is not None:
                 for replica in ready:
-                    replica.check()
+                    if not replica.is_checking:
+                        replica.check()
             self._next_s = now_s + self._interval_s
         return self._next_s

@@ -27,9 +27,8 @@ def output_of(
     """
     started_s, ended_s = times_s
     extra: dict[str, Any] = answer["extra"]
-    # What was spoken without being listened to comes as a whole, with the time of its begin.
+    # What was spoken without being listened to comes as a whole.
     tokens = tuple(extra.pop("_tokens", ())) or tuple(ticket.tokens)
-    started_s = extra.pop("_began_s", started_s)
     return Output(
         predictions=[_predicted(prediction) for prediction in answer["predictions"]],
         text=answer["text"],

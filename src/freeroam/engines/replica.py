@@ -7,8 +7,9 @@ From the parent: ``load`` (once), then ``ring`` {ring} with a file descriptor, `
 (for each frame in turn its ring and place, or None for one that is among the blobs), ``cancel`` {call, questions or
 None for all} and ``check`` {id}.
 To the parent: ``state``, then ``ready`` or ``failed``, then ``health`` {id, error} for each check and ``step``
-{started_s, model_ms, batch, pieces, answers}: ``pieces`` is call, question, texts, and again; each of ``answers`` is
-[call, question, answer, error]; a call is over with its last answer.
+{started_s, model_ms, batch, begun, pieces, answers}: ``begun`` names the calls whose answers began to be spoken in this
+step, ``pieces`` is call, question, texts, and again; each of ``answers`` is [call, question, answer, error]; a call is
+over with its last answer.
 """
 
 from __future__ import annotations
@@ -56,11 +57,10 @@ class _Call:
 
 @dataclass(slots=True)
 class _Speech:
-    """One answer that is being spoken, and when it began to be."""
+    """One answer that is being spoken."""
 
     call: _Call
     place: int
-    began_s: float
     texts: list[str] = field(default_factory=list)
 
 
@@ -70,15 +70,17 @@ class _Step:
     Attributes:
         started_s: When it began, monotonic.
         batch: Questions or answers that the model worked at.
+        begun: Calls whose answers joined before it.
         pieces: Call, question and texts of each answer that gained something, one after the other.
         answers: ``[call, question, answer, error]`` of each that is over.
     """
 
-    __slots__ = ("answers", "batch", "pieces", "started_s")
+    __slots__ = ("answers", "batch", "begun", "pieces", "started_s")
 
     def __init__(self) -> None:
         self.started_s = time.monotonic()
         self.batch = 0
+        self.begun: list[int] = []
         self.pieces: list[Any] = []
         self.answers: list[list[Any]] = []
 
@@ -238,7 +240,7 @@ class Replica:
                 step.answers.append(_spoken(speech, said.answer))
         if step.pieces or step.answers:
             self._send(step)
-        elif step.started_s - self._heard_of_s > _SIGN_OF_LIFE_S:
+        elif step.begun or step.started_s - self._heard_of_s > _SIGN_OF_LIFE_S:
             step.batch = 0
             self._send(step)
 
@@ -262,6 +264,7 @@ class Replica:
     def _begin_speeches(self, speaker: Speaker, step: _Step) -> None:
         while self._calls and len(self._speeches) < self._wishes.max_batch:
             call = self._calls.popleft()
+            step.begun.append(call.number)
             step.drop(call, sorted(call.cancelled))
             for place, question in enumerate(call.questions):
                 if place in call.cancelled:
@@ -273,7 +276,7 @@ class Replica:
                     traceback.print_exc()
                     step.answers.append(_answered(call, place, error))
                 else:
-                    self._speeches[key] = _Speech(call, place, step.started_s)
+                    self._speeches[key] = _Speech(call, place)
 
     def _send(self, step: _Step) -> None:
         message = {
@@ -281,6 +284,7 @@ class Replica:
             "started_s": step.started_s,
             "model_ms": (time.monotonic() - step.started_s) * 1000.0,
             "batch": step.batch,
+            "begun": step.begun,
             "pieces": step.pieces,
             "answers": step.answers,
         }
@@ -333,11 +337,13 @@ def _picture(pixels: memoryview, height_px: int, width_px: int) -> np.ndarray[An
 def _spoken(speech: _Speech, answer: dict[str, Any] | Exception) -> list[Any]:
     """Return the end of an answer that was spoken, filled up with what was said."""
     if isinstance(answer, dict):
-        answer.setdefault("text", "".join(speech.texts))
-        answer.setdefault("completion_tokens", len(speech.texts))
-        if not speech.call.wants_pieces[speech.place]:
-            # Whoever was given the pieces has both already.
-            answer["_tokens"], answer["_began_s"] = speech.texts, speech.began_s
+        try:
+            answer = {"text": "".join(speech.texts), "completion_tokens": len(speech.texts), **answer}
+        except TypeError as error:
+            answer = TypeError(f"the model said something else than text: {error}")
+        else:
+            # Whoever was given the pieces has them already.
+            answer |= {} if speech.call.wants_pieces[speech.place] else {"_tokens": speech.texts}
     return _answered(speech.call, speech.place, answer)
 
 

@@ -9,6 +9,7 @@ import signal
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from freeroam.batching.policy import MAX_BATCH
 from freeroam.batching.ticket import Ticket
 from freeroam.clock import Clock
 from freeroam.engines.calls import CallBook
@@ -109,6 +110,11 @@ class ReplicaProcess:
         """Whether it owes an answer, so that its silence means something."""
         return bool(self.calls or self._checks)
 
+    @property
+    def is_checking(self) -> bool:
+        """Whether it was told to look at its model and has not said what it found."""
+        return bool(self._checks)
+
     def send(self, tickets: list[Ticket]) -> None:
         """Put one batch to it; raises whatever makes the batch impossible to send, and then holds nothing of it."""
         assert self._child is not None
@@ -156,11 +162,13 @@ class ReplicaProcess:
     async def stop(self, grace_s: float) -> None:
         """End it politely; its owner is not told."""
         self._is_stopping = True
-        if self._child is not None:
-            await self._child.aclose(grace_s)
-        self._running.cancel()
+        try:
+            if self._child is not None:
+                await self._child.aclose(grace_s)
+        finally:
+            self._running.cancel()
+            self._end_checks("the replica was ended")
         await asyncio.gather(self._running, return_exceptions=True)
-        self._end_checks("the replica was ended")
 
     def _place(self, pixels: bytes | memoryview) -> tuple[int, int] | None:
         """Return where the replica finds a frame in a ring, which it is shown first; None for one sent as bytes."""
@@ -216,13 +224,17 @@ class ReplicaProcess:
                 "model_type": self.spec.model_type,
                 "model_path": self.spec.model_path,
                 "device": self.spec.device,
-                "max_batch": self.spec.max_batch,
+                # Its own wish bounds it; the operator's bound may change and is kept by whoever sends.
+                "max_batch": MAX_BATCH,
                 "warms_up": self.spec.warmup,
                 "options": {**self.spec.options, "threads": self.spec.threads},
             }
         )
         while (message := await child.wire.receive()) is not None:
             self._hear(message)
+        # From here on nothing reaches it, while it may take a while until it is gone.
+        self.state = ModelState.FAILED
+        self._owner.replica_changed(self)
         # A process that cannot be reaped (stuck in a driver) must not keep its successor from starting.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_REAP_S):

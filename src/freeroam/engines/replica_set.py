@@ -84,9 +84,13 @@ class ReplicaSet:
         while len(self.members) < wanted:
             self.members.append(ReplicaProcess(self._spec, next(self._numbers), self._owner, self._clock))
 
+    def note_change(self) -> None:
+        """Take in that one is in another state."""
+        self.ready = [replica for replica in self.members if replica.is_ready]
+
     def note_ready(self) -> None:
         """Take in that one became ready."""
-        self.ready = [replica for replica in self.members if replica.is_ready]
+        self.note_change()
         self._breaker.record_ready()
         self.fill()
 
@@ -99,7 +103,7 @@ class ReplicaSet:
         if replica not in self.members:
             return False
         self.members.remove(replica)
-        self.ready = [one for one in self.members if one.is_ready]
+        self.note_change()
         is_certain = loss.reason == "load_failed" and not self.ready
         self._breaker.record_death(self._clock.monotonic_s(), is_certain=is_certain)
         return True

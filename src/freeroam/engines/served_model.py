@@ -15,7 +15,7 @@ from freeroam.batching.policy import MAX_BATCH, BatchRules
 from freeroam.batching.ticket import Ticket
 from freeroam.clock import Clock
 from freeroam.engines.alarm import Alarm
-from freeroam.engines.answering import hand_out, second_chances
+from freeroam.engines.answering import Rehome, give_up, hand_out, second_chances
 from freeroam.engines.dispatch import Dispatch
 from freeroam.engines.health import Health
 from freeroam.engines.places import KeptPlace
@@ -29,9 +29,6 @@ from freeroam.processes.wire import Message
 from freeroam.vocabulary.errors import Draining, FreeroamError, ModelError, ModelNotReady, NotFound
 from freeroam.vocabulary.inference import InferenceRequest, Priority
 from freeroam.vocabulary.model import ModelInfo, ModelState, ModelWishes
-
-Rehome = Callable[[list[Ticket]], list[Ticket]]
-"""Takes requests that another version may answer; returns those that none can."""
 
 log = get_logger(__name__)
 
@@ -49,7 +46,8 @@ class ServedModel:
         spec: Which model.
         version: Its version.
         changed: Set whenever its state may be another.
-        wishes: What it would like to be given; until it is known, what the version before it liked.
+        wishes: What it would like to be given, no larger batches than may be; until it is known, what the version
+            before it liked.
         loss: Why a replica was lost, the last time one was; None if none was since all were ready.
     """
 
@@ -73,7 +71,7 @@ class ServedModel:
         self._health = Health(config.health_interval_s)
         self._rehome: Rehome | None = None
         self._emptied = asyncio.Event()
-        self._is_ending = False
+        self._ending: Callable[[], FreeroamError] | None = None
 
     # Its life.
 
@@ -90,8 +88,8 @@ class ServedModel:
             Draining: It was stopped.
         """
         while not self._replicas.is_complete:
-            if self._is_ending:
-                raise _draining()
+            if self._ending is not None:
+                raise self._ending()
             if self.loss is not None:
                 raise ModelError(f"{self._name} did not load: {self.loss}", code="load_failed")
             self.changed.clear()
@@ -122,22 +120,21 @@ class ServedModel:
 
     async def wait_done(self) -> None:
         """Wait until all that it has begun or kept is answered."""
-        while not self._is_done:
+        while not self.is_done:
             self._emptied.clear()
             await self._emptied.wait()
 
     async def stop(self, error: Callable[[], FreeroamError] | None = None, grace_s: float | None = None) -> None:
-        """End the replicas; what waits or is being answered fails with ``error``, ``Draining`` unless given."""
-        error = error or _draining
-        self._is_ending = True
+        """End the replicas; what waits or is being answered fails with ``error``, ``Draining`` unless given.
+
+        After ``retire``, what is being answered is asked of the version that follows, where nobody has heard any of it.
+        """
+        self._ending = error = error or _draining
         self._alarm.cancel()
         if self._pumping is not None:
             self._pumping.cancel()
         self._batcher.fail_all(error)
-        for replica in self._replicas.members:
-            for tickets in replica.book.clear(begun=0):
-                for ticket in tickets:
-                    ticket.fail(error())
+        give_up(self._replicas.members, self._rehome, error)
         self._look_if_done()
         self._tell()
         await self._replicas.stop(self._config.stop_grace_s if grace_s is None else grace_s)
@@ -162,6 +159,7 @@ class ServedModel:
             ticket = self._batcher.admit(request, has_place=has_place)
         except FreeroamError:
             self._statistics.count_outcome("rejected")
+            self._look_if_done()
             raise
         self._schedule_pump()
         return ticket
@@ -169,6 +167,8 @@ class ServedModel:
     def take_in(self, tickets: list[Ticket]) -> None:
         """Let requests wait here that waited for another version."""
         self._batcher.take_in(tickets)
+        if self._ending is not None:
+            self._batcher.fail_all(self._ending)
         self._schedule_pump()
 
     def give_away(self) -> list[Ticket]:
@@ -199,6 +199,7 @@ class ServedModel:
             max_batch=rules.max_batch if max_batch is None else max_batch,
             max_wait_s=rules.max_wait_s if max_batch_wait_ms is None else max_batch_wait_ms / 1000.0,
         )
+        self._note_wishes()
         self._schedule_pump()
 
     # What the outside sees.
@@ -206,7 +207,7 @@ class ServedModel:
     @property
     def is_open(self) -> bool:
         """Whether it takes requests: it neither ends nor has it failed for now."""
-        return not self._is_ending and self._rehome is None and not self._replicas.is_stopped
+        return self._ending is None and self._rehome is None and not self._replicas.is_stopped
 
     @property
     def is_retired(self) -> bool:
@@ -216,12 +217,12 @@ class ServedModel:
     @property
     def is_ending(self) -> bool:
         """Whether its replicas are being ended, or gone."""
-        return self._is_ending
+        return self._ending is not None
 
     @property
     def state(self) -> ModelState:
         """Where it is in its life."""
-        if self._is_ending:
+        if self._ending is not None:
             return ModelState.UNLOADED
         if self._rehome is not None:
             return ModelState.DRAINING
@@ -271,11 +272,14 @@ class ServedModel:
     def replica_changed(self, replica: ReplicaProcess) -> None:
         """Note that a replica goes on with loading, or is ready."""
         if replica.is_ready:
-            self._known, self.wishes = replica, replica.wishes
+            self._known = replica
+            self._note_wishes()
             self._replicas.note_ready()
             if self._replicas.is_complete:
                 self._was_complete, self.loss = True, None
             self._schedule_pump()
+        else:
+            self._replicas.note_change()
         self._tell()
 
     def replica_checked(self, replica: ReplicaProcess, error: str | None) -> None:
@@ -285,7 +289,6 @@ class ServedModel:
 
     def replica_stepped(self, replica: ReplicaProcess, message: Message) -> None:
         """Hand out what a replica answered."""
-        self._replicas.note_answer()
         batch, model_ms = message["batch"], message["model_ms"]
         if batch:
             self._statistics.add_call(batch, model_ms)
@@ -294,6 +297,7 @@ class ServedModel:
         hand_out(replica, message, self._statistics)
         if not message["answers"]:
             return  # nothing is free that was not before
+        self._replicas.note_answer()
         replica.note_answers()
         # Nothing else than waiting requests, or a second replica, has use for what is free now.
         if len(self._batcher) or len(self._replicas.ready) > 1:
@@ -328,7 +332,7 @@ class ServedModel:
         if self._pumping is not None:
             self._pumping.cancel()
             self._pumping = None
-        if self._is_ending:
+        if self._ending is not None:
             return
         now_s = self._clock.monotonic_s()
         self._statistics.count_outcome("expired", len(self._batcher.expire()))
@@ -350,15 +354,16 @@ class ServedModel:
 
     def _schedule_pump(self) -> None:
         """Pump once in this turn of the loop, after everybody else who asks in it."""
-        if self._pumping is None and not self._is_ending:
+        if self._pumping is None and self._ending is None:
             self._pumping = asyncio.get_running_loop().call_soon(self._pump)
 
     def _look_if_done(self) -> None:
-        if self._rehome is not None and self._is_done:
+        if self._rehome is not None and self.is_done:
             self._emptied.set()
 
     @property
-    def _is_done(self) -> bool:
+    def is_done(self) -> bool:
+        """Whether all that it has begun or kept is answered."""
         return not len(self._batcher) and not self._batcher.reserved and self._replicas.is_idle
 
     @property
@@ -368,13 +373,19 @@ class ServedModel:
     def _check_open(self, *, has_place: bool = False) -> None:
         if self._rehome is not None and not has_place:
             raise NotFound(f"{self._name} is being unloaded; leave out the version to ask the one that follows")
-        if self._is_ending:
-            raise _draining()
+        if self._ending is not None:
+            raise self._ending()
         if self._replicas.is_stopped:
             raise self._not_ready()
 
     def _not_ready(self) -> ModelNotReady:
         return ModelNotReady(f"{self._name} has failed: {self.loss}", retry_after_s=self._replicas.retry_in_s)
+
+    def _note_wishes(self) -> None:
+        if self._known is not None:
+            wishes = self._known.wishes
+            most = min(wishes.max_batch, self._batcher.rules.max_batch)
+            self.wishes = wishes.model_copy(update={"max_batch": most})
 
     def _tell(self) -> None:
         self._statistics.show(len(self._batcher), len(self._replicas.ready))

@@ -101,6 +101,8 @@ class EngineConfig:
         max_pause_s: The longest rest.
         stop_grace_s: How long a replica may take to close its model when the engine stops.
         health_interval_s: Between two looks of a model at itself.
+        drain_limit_s: How long a version that is unloaded may go on to finish what it has begun; as long as a model may
+            take to load unless said otherwise.
     """
 
     max_queue: int = 1024
@@ -113,6 +115,7 @@ class EngineConfig:
     max_pause_s: float = 300.0
     stop_grace_s: float = 2.0
     health_interval_s: float = 30.0
+    drain_limit_s: float = 600.0
 
 
 def usable_cores() -> int:

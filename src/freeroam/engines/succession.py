@@ -7,6 +7,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any
 
+from freeroam.clock import Clock
 from freeroam.engines.registry import Registry
 from freeroam.engines.served_model import ServedModel
 from freeroam.engines.specs import ModelSpec
@@ -23,10 +24,16 @@ class Succession:
     Args:
         registry: What is loaded.
         make: Builds a version from its spec; nothing is started by that.
+        clock: Where time comes from.
+        drain_limit_s: How long a version that leaves may take to finish what it has.
     """
 
-    def __init__(self, registry: Registry, make: Callable[[ModelSpec], ServedModel]) -> None:
+    def __init__(
+        self, registry: Registry, make: Callable[[ModelSpec], ServedModel], clock: Clock, drain_limit_s: float
+    ) -> None:
         self._registry = registry
+        self._clock = clock
+        self._drain_limit_s = drain_limit_s
         self._make = make
         self._ends: dict[ServedModel, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -145,14 +152,29 @@ class Succession:
         old.retire(partial(self._registry.rehome, old.spec.name))
         task = asyncio.create_task(self._end(old), name=f"end-{old.spec.name}@{old.version}")
         self._ends[old] = task
-        task.add_done_callback(lambda _: self._ends.pop(old, None))
+        task.add_done_callback(partial(self._forget_end, old))
         return task
 
+    def _forget_end(self, old: ServedModel, task: asyncio.Task[None]) -> None:
+        if self._ends.get(old) is task:
+            del self._ends[old]
+
     async def _end(self, old: ServedModel) -> None:
-        await old.wait_done()
+        if not await self._is_done_in_time(old):
+            log.warning("version_cut_off", model=old.spec.name, version=old.version, after_s=self._drain_limit_s)
         await old.stop(partial(NotFound, f"Model {old.spec.name} version {old.version} was unloaded"))
         self._registry.remove(old)
         log.info("version_unloaded", model=old.spec.name, version=old.version)
+
+    async def _is_done_in_time(self, old: ServedModel) -> bool:
+        """Wait until a version has finished what it has; return False if that takes too long."""
+        ends = {asyncio.ensure_future(old.wait_done()), asyncio.ensure_future(self._clock.sleep(self._drain_limit_s))}
+        try:
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for end in ends:
+                end.cancel()
+        return old.is_done
 
     async def _wait_for(self, ends: Sequence[asyncio.Task[None]]) -> None:
         """Wait until versions have ended; they do so even if the caller goes away."""

@@ -41,11 +41,11 @@ def forecast() -> Forecast:
     ids=["idle", "busy", "overdue", "has one ahead", "silent", "speaking", "speaking to all it can"],
 )
 def test_a_replica_gets_what_it_has_room_for(forecast: Forecast, one: Any, expected: Credit | None) -> None:
-    assert credit_of(one, forecast, 10.0) == expected
+    assert credit_of(one, forecast, 10.0, 64) == expected
 
 
 def test_without_experience_nobody_knows_when_a_call_ends() -> None:
-    assert credit_of(replica(1), Forecast(), 0.0) == Credit(4, None)
+    assert credit_of(replica(1), Forecast(), 0.0, 64) == Credit(4, None)
 
 
 def test_the_replica_that_is_free_first_is_chosen(forecast: Forecast) -> None:
@@ -53,7 +53,7 @@ def test_the_replica_that_is_free_first_is_chosen(forecast: Forecast) -> None:
     soon, idle, full = replica(1, begun_s=9.2, name="soon"), replica(0, name="idle"), replica(2, name="full")
 
     def chosen(*replicas: Any) -> str | None:
-        best = best_credit(replicas, forecast, 10.0)
+        best = best_credit(replicas, forecast, 10.0, 64)
         return best[0].name if best else None
 
     assert chosen(overdue, late, soon, idle, full) == "idle"
