@@ -251,8 +251,13 @@ class InferenceCall:
             span.reschedule(None)
         if was_cut:
             reason = self._reason or DeadlineExceeded("No answer began within the time there was (REQUEST_TIMEOUT)")
+            self._reason = None
             self._count(reason)
-            raise reason from None
+            try:
+                raise reason from None
+            finally:
+                # An error and the frame that raises it would keep each other, and the question, until a collection.
+                del reason, error, trace
         self._count(error)
 
     def cut(self, error: BaseException) -> None:
