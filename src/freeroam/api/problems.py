@@ -43,8 +43,8 @@ WIRE_CODES_OF: dict[str, tuple[int, str]] = {
     "upstream_failed": (503, "UNAVAILABLE"),
     "upstream_timeout": (504, "DEADLINE_EXCEEDED"),
 }
-"""HTTP status and gRPC code of a ``ModelError`` whose own code says more than its class: the model is a server elsewhere
-that does not answer now, which is no defect of this one, and asking again may help."""
+"""HTTP status and gRPC code of a ``ModelError`` whose own code says more than its class: the model is a far server that
+does not answer now, which is no defect of this one, and asking again may help."""
 
 GRPC_CODE_OF: tuple[tuple[type[errors.FreeroamError], str], ...] = (
     (errors.InvalidInput, "INVALID_ARGUMENT"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from freeroam.models.torch_loading import (
@@ -49,6 +49,9 @@ class Weights:
             ConfigurationError: There is nothing, or several things to choose from.
             MissingExtra: It is a GGUF file and gguf is not installed.
         """
+        # By its letters, because files of the hub's own cache are links to elsewhere.
+        if gguf_file and (PurePath(gguf_file).is_absolute() or ".." in PurePath(gguf_file).parts):
+            raise ConfigurationError(f"gguf_file is {gguf_file!r}: expected a file below MODEL_PATH, without ..")
         path = check_path(model_path, MODEL_TYPE)
         if path is None:
             found = cls(model_path, model_path, gguf_file or None)
@@ -82,7 +85,7 @@ class Weights:
         )
 
         with self._read_as("no model that transformers can read"):
-            config = transformers.AutoConfig.from_pretrained(self.place, **self._more)
+            config = transformers.AutoConfig.from_pretrained(self.place, trust_remote_code=False, **self._more)
         names = set(config.architectures or ())
         is_known = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and not config.is_encoder_decoder
         if is_known and (not names or names & set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())):
@@ -99,7 +102,9 @@ class Weights:
             ConfigurationError: There is none, or it cannot be read.
         """
         with self._read_as("its tokenizer could not be loaded"):
-            tokenizer = need_transformers().AutoTokenizer.from_pretrained(self.place, **self._more)
+            tokenizer = need_transformers().AutoTokenizer.from_pretrained(
+                self.place, trust_remote_code=False, **self._more
+            )
         if not len(tokenizer):
             raise ConfigurationError(
                 f"MODEL_PATH={self.asked}: there is no tokenizer; tokenizer.json of the model belongs into the folder"

@@ -144,11 +144,13 @@ def check_quantization(quantization: str, device: torch.device) -> None:
 def loading_arguments(device: torch.device, dtype: torch.dtype, quantization: str = "none") -> dict[str, Any]:
     """Return what ``from_pretrained`` is to be told, so that weights go straight to their device in their format.
 
+    Code that came with a model is never run: without a word it would ask on a terminal whether it may.
+
     Raises:
         ConfigurationError: See ``check_quantization``.
     """
     check_quantization(quantization, device)
-    arguments: dict[str, Any] = {"dtype": dtype}
+    arguments: dict[str, Any] = {"dtype": dtype, "trust_remote_code": False}
     if device.type == "cuda":
         arguments["device_map"] = {"": device}
     if quantization in {"8bit", "4bit"}:

@@ -43,7 +43,7 @@ def load_config(model_path: str) -> Any:
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
     try:
-        config = transformers.AutoConfig.from_pretrained(model_path)
+        config = transformers.AutoConfig.from_pretrained(model_path, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise ConfigurationError(
             f"MODEL_PATH={model_path}: no model that transformers can read ({first_line(error)})"
@@ -78,7 +78,7 @@ def load_processor(model_path: str, config: Any) -> Any:
         if has_video and not (is_torchvision_available() and (own.__name__ != _SMOLVLM or is_num2words_available())):
             chosen = _pictures_only(own)
     try:
-        processor = chosen.from_pretrained(model_path)
+        processor = chosen.from_pretrained(model_path, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
         raise ConfigurationError(
             f"MODEL_PATH={model_path}: its processor could not be loaded ({first_line(error)})"

@@ -21,7 +21,7 @@ require("torch", "transformers", "gguf")
 import torch  # noqa: E402
 import transformers  # noqa: E402
 
-from freeroam.models import torch_loading  # noqa: E402
+from freeroam.models import torch_loading, vlm_loading  # noqa: E402
 from freeroam.models.text_loading import UNKNOWN_CONTEXT, find_context  # noqa: E402
 from freeroam.models.text_prompts import TextPrompts  # noqa: E402
 from freeroam.models.transformers_text import TransformersText  # noqa: E402
@@ -224,7 +224,11 @@ def test_a_processor_computes_in_float32_and_a_card_in_half_of_it() -> None:
     assert torch_loading.choose_dtype(torch.device("cpu")) == torch.float32
     assert torch_loading.choose_dtype(torch.device("cuda:0"), "float16") == torch.float16
     arguments = torch_loading.loading_arguments(torch.device("cuda:1"), torch.bfloat16)
-    assert arguments == {"dtype": torch.bfloat16, "device_map": {"": torch.device("cuda:1")}}
+    assert arguments == {
+        "dtype": torch.bfloat16,
+        "device_map": {"": torch.device("cuda:1")},
+        "trust_remote_code": False,
+    }
 
 
 @pytest.mark.parametrize(
@@ -349,3 +353,65 @@ def test_a_template_that_refuses_is_the_askers_error() -> None:
 
     with pytest.raises(InvalidInput, match="only one turn"):
         prompts.prepare(question())
+
+
+# What comes with a model is data, never code
+
+
+class Touch:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self._path,)
+
+
+def test_code_beside_a_model_is_not_run_and_nobody_is_asked_whether_it_may(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a model that brings its own classes, started on a terminal where somebody says yes to everything
+    ran = tmp_path / "ran"
+    (folder / "own.py").write_text(f"open({str(ran)!r}, 'w')\n")
+    own = {"AutoConfig": "own.Config", "AutoModelForCausalLM": "own.Model", "AutoTokenizer": ["own.Tokenizer", None]}
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "model_type": "own", "auto_map": own}))
+    monkeypatch.setattr("builtins.input", lambda *_: "yes")
+
+    # When it is loaded, as text or as one that sees, then it is refused
+    with pytest.raises(ConfigurationError, match="custom code"):
+        loaded(folder)
+    with pytest.raises(ConfigurationError, match="custom code"):
+        vlm_loading.load_config(str(folder))
+    assert not ran.exists()
+
+
+def test_weights_that_would_run_code_are_refused(folder: Path, tmp_path: Path) -> None:
+    # Given a pickle in the place of the weights
+    ran = tmp_path / "ran"
+    (folder / "model.safetensors").unlink()
+    torch.save({"weights": Touch(ran)}, folder / "pytorch_model.bin")
+
+    # When it is loaded, then it is read as data, which it is not
+    with pytest.raises(ModelError) as failure:
+        loaded(folder)
+    assert failure.value.code == "load_failed"
+    assert not ran.exists()
+
+
+@pytest.mark.parametrize("name", ["../other.gguf", "/etc/passwd", "sub/../../other.gguf"])
+def test_a_gguf_file_lies_below_the_model_path(folder: Path, name: str) -> None:
+    # Given a file that a caller allowed to load models here could name, when it lies elsewhere, then it is not opened
+    (folder.parent / "other.gguf").touch()
+    (folder / "sub").mkdir()
+    with pytest.raises(ConfigurationError, match="below MODEL_PATH"):
+        loaded(folder, gguf_file=name)
+
+
+def test_a_chat_template_reaches_nothing_outside_itself(whole: Path) -> None:
+    # Given a template that looks for a way out, when it is used, then it is stopped
+    out = "{{ ''.__class__.__mro__[1].__subclasses__() }}"
+    prompts = TextPrompts(transformers.AutoTokenizer.from_pretrained(whole), template=out)
+    with pytest.raises(InvalidInput, match="unsafe"):
+        prompts.prepare(Question((), "hello", InferenceParams()))
