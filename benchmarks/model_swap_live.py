@@ -1,4 +1,4 @@
-"""Does anybody at the doors notice a swap? Twenty of each of two models of a real service, under clients and video jobs.
+"""Does anybody at the doors notice a swap? Twenty of each of two models of a real service, under clients and jobs.
 
 A `freeroam serve` process has a model that speaks and one that looks. 64 connections of a client process ask all the
 time, half of them `/infer` and half `/infer_stream`, a quarter of the former the model that looks; eight jobs on

@@ -206,7 +206,9 @@ class Runtime:
         metrics = self.metrics
         for gauge in (metrics.requests_waiting, metrics.requests_running, metrics.model_state):
             gauge.clear()  # a version that was unloaded is gone
-        for info in self.engine.list_models():
+        infos = self.engine.list_models()
+        metrics.keep_calls_of({(info.name, info.version) for info in infos})
+        for info in infos:
             key = (info.name, info.version)
             metrics.requests_waiting.labels(*key).set(info.queued)
             metrics.requests_running.labels(*key).set(info.running)

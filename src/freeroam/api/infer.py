@@ -127,9 +127,16 @@ def write_answer(call: InferenceCall, output: Output) -> bytes:
         "finish_reason": output.finish_reason.value,
         "usage": call.usage(),
     }
+    _add_what_was_seen(body, output)
+    return orjson.dumps(body, default=str)
+
+
+def _add_what_was_seen(body: dict[str, Any], output: Output) -> None:
+    """Put predictions, and what else the model told, into a body; nothing where there is nothing."""
     if output.predictions:
         body["predictions"] = [prediction_fields(prediction) for prediction in output.predictions]
-    return orjson.dumps(body, default=str)
+    if output.extra:
+        body["metadata"] = output.extra
 
 
 def prediction_fields(prediction: Prediction) -> dict[str, Any]:
@@ -180,8 +187,7 @@ class NativeEvents:
             "finish_reason": output.finish_reason.value,
             "usage": usage,
         }
-        if output.predictions:
-            body["predictions"] = [prediction_fields(prediction) for prediction in output.predictions]
+        _add_what_was_seen(body, output)
         return b"event: done\ndata: %b\n\n" % orjson.dumps(body, default=str)
 
     def error(self, error: FreeroamError, usage: dict[str, int]) -> bytes:

@@ -58,7 +58,7 @@ class Statistics:
     """Counters and samples of one model version, passed on to the metrics.
 
     Args:
-        model: Label of the metrics.
+        model: ``name@version``, a label of the metrics.
         clock: Where time comes from.
         metrics: The service's metrics; None counts for ``snapshot`` only.
     """
@@ -144,6 +144,8 @@ class Statistics:
             metrics.replicas_ready,
         ):
             metric.remove(self._model)
+        name, _, version = self._model.partition("@")
+        metrics.forget_calls(name, version)
 
     def _this_second(self) -> _Second:
         number = int(self._clock.monotonic_s())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from contextlib import aclosing
 from typing import Protocol
 
 from freeroam.clock import Clock
@@ -133,11 +134,11 @@ class Asker:
         """Return the output; while somebody listens to a model that speaks, pass its pieces on."""
         if not self._job.model.wishes.streams_text or not self._hub.is_heard(request.lane):
             return await self._engine.ask(request)
-        async for item in self._engine.stream(request):
-            if isinstance(item, Piece):
+        async with aclosing(self._engine.stream(request)) as speech:  # type: ignore[type-var]
+            async for item in speech:
+                if not isinstance(item, Piece):
+                    return item
                 self._hub.publish_piece(request.lane, item, question.clip.frame_ids)
-            else:
-                return item
         raise ModelError(f"model {request.model} ended its answer without an output")
 
     def _answered(self, asked: Asked, question: Question, output: Output) -> Answer:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -85,6 +85,28 @@ class Metrics:
             if version:
                 self._answering_models.add(model)
         return found
+
+    def forget_calls(self, model: str, version: str) -> None:
+        """Take out what was counted of calls to one version, because it was unloaded."""
+        for key in [key for key in self._calls if key[:2] == (model, version)]:
+            for ending in self._calls.pop(key).requests:
+                self.requests.remove(*key, *ending)
+            for metric in (
+                self.time_to_first_token,
+                self.inter_token_latency,
+                self.e2e_request_latency,
+                self.prompt_tokens,
+                self.generation_tokens,
+            ):
+                metric.remove(*key)
+
+    def keep_calls_of(self, versions: Collection[tuple[str, str]]) -> None:
+        """Take out what was counted of calls to versions that are not among ``versions``: (model, version).
+
+        A call that outlives its version, since its reader is slow, is counted after ``forget_calls``.
+        """
+        for model, version in {key[:2] for key in self._calls if key[1]}.difference(versions):
+            self.forget_calls(model, version)
 
     def knows_model(self, name: str) -> bool:
         """Tell whether a model of that name has answered, so that what callers make up never becomes a label."""

@@ -78,6 +78,7 @@ class InferAnswer(BaseModel):
         version: Which version of it did.
         tokens: The text in the pieces that the model spoke; one piece if it does not speak.
         predictions: What it saw, where it looks at pictures.
+        metadata: What else it told; of an ensemble ``members``, or ``gate`` with whether it was passed.
     """
 
     model_config = ConfigDict(protected_namespaces=())
@@ -88,6 +89,7 @@ class InferAnswer(BaseModel):
     tokens: list[str]
     text: str | None
     predictions: list[Prediction] | None = None
+    metadata: dict[str, Any] | None = None
     finish_reason: Literal["stop", "length", "cancelled", "error"]
     usage: Usage
 
@@ -118,6 +120,7 @@ class InferDone(BaseModel):
     finish_reason: Literal["stop", "length", "cancelled", "error"]
     usage: Usage
     predictions: list[Prediction] | None = None
+    metadata: dict[str, Any] | None = None
 
 
 class InferFailed(BaseModel):

@@ -65,6 +65,7 @@ class TalkingEngine(EngineDouble):
         failure: Raised instead of an answer; after the first piece if ``fails_late``.
         goes_on: Cleared, it stops before its answer, or after the first piece.
         reserved: Places that were taken and given back.
+        extra: What the model tells besides.
     """
 
     def __init__(self) -> None:
@@ -76,6 +77,7 @@ class TalkingEngine(EngineDouble):
         self.goes_on = asyncio.Event()
         self.goes_on.set()
         self.reserved: list[str] = []
+        self.extra: dict[str, Any] = {}
 
     async def ask(self, request: InferenceRequest, place: Any = None) -> Output:
         self.asked.append(request)
@@ -105,7 +107,7 @@ class TalkingEngine(EngineDouble):
             predictions=[Prediction(label="cat", confidence=0.5, bbox=[0, 0, 4, 4])],
             text="Once upon a time",
             confidence=[0.5],
-            extra={},
+            extra=self.extra,
             model="gpt2",
             version="7",
             model_type="fake",

@@ -80,6 +80,19 @@ async def test_a_whole_answer_has_every_field(connect: Connect, engine: TalkingE
     }  # fmt: skip
 
 
+async def test_what_else_a_model_tells_is_shown_at_both_doors(connect: Connect, engine: TalkingEngine) -> None:
+    # Given an ensemble that tells what its gate saw
+    engine.extra = {"gate": {"passed": True, "model": "eye@1", "then": "mouth@2"}}
+    async with connect() as client:
+        # When it is asked for a whole answer, and for a spoken one
+        whole = await client.post("/infer", json={"prompt": "Once"})
+        spoken = await client.post("/infer_stream", json={"prompt": "Once"})
+
+    # Then both say so
+    assert whole.json()["metadata"] == engine.extra
+    assert events(spoken.text)[-1][1]["metadata"] == engine.extra
+
+
 @pytest.mark.parametrize(
     ("body", "message"),
     [

@@ -36,6 +36,37 @@ def test_states_that_nobody_is_in_are_zero() -> None:
     assert metrics.snapshot()["freeroam_jobs"] == {"status=pending": 0.0, "status=running": 0.0}
 
 
+def test_calls_to_a_version_that_was_unloaded_are_forgotten_also_those_that_end_later() -> None:
+    # Given calls to two versions, and one that was refused
+    metrics = Metrics()
+
+    def count(version: str) -> None:
+        calls = metrics.of_calls("gpt2", version, "NORMAL")
+        calls.count("ok", "stop")
+        calls.generation_tokens.inc(4)
+        calls.time_to_first_token.observe(0.1)
+
+    def told() -> str:
+        return metrics.render().decode()
+
+    for version in ("1", "2", ""):
+        count(version)
+
+    # When one is unloaded, and a call to it ends after that
+    metrics.forget_calls("gpt2", "1")
+    assert 'version="1"' not in told()
+    count("1")
+    assert metrics.snapshot()["freeroam_generation_tokens_total"]["model=gpt2,priority=NORMAL,version=1"] == 4.0
+    metrics.keep_calls_of({("gpt2", "2")})
+
+    # Then nothing of it is left, and the others go on
+    assert 'version="1"' not in told()
+    assert 'version="2"' in told()
+    assert metrics.snapshot()["freeroam_generation_tokens_total"]["model=gpt2,priority=NORMAL,version="] == 4.0
+    count("1")
+    assert metrics.snapshot()["freeroam_generation_tokens_total"]["model=gpt2,priority=NORMAL,version=1"] == 4.0
+
+
 async def test_the_event_loop_is_measured() -> None:
     # Given a watch over the loop
     clock, metrics = FakeClock(), Metrics()
