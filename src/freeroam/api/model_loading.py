@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from freeroam.engines.engine import Engine
 
 _KEPT_FAILURES = 256
+MAX_THREADS = 1024
+"""Threads that a model may be given; its libraries start them without asking whether there are cores."""
 
 log = get_logger(__name__)
 
@@ -29,7 +31,8 @@ def read_model_wish(wish: ModelWish, config: ApiConfig) -> ModelSpec:
     """Return the spec of a model version that a caller wants loaded.
 
     Raises:
-        InvalidInput: The path lies outside ``MODEL_ROOTS``, or the type is none that may be loaded at run time.
+        InvalidInput: The path lies outside ``MODEL_ROOTS``, the type is none that may be loaded at run time, or an
+            option cannot be.
     """
     roots, addresses = config.model_roots, config.model_addresses
     path = find_allowed(wish.model_path, roots, addresses) if wish.model_path else ""
@@ -45,6 +48,9 @@ def read_model_wish(wish: ModelWish, config: ApiConfig) -> ModelSpec:
             f"model_type: {model_type[:100]!r} cannot be loaded at run time; known: {', '.join(sorted(set(allowed)))}"
         )
     options: dict[str, Any] = checked_options(model_type, wish.options, roots, addresses)
+    threads = options.get("threads", 0)
+    if type(threads) is not int or not 0 <= threads <= MAX_THREADS:
+        raise InvalidInput(f"options.threads: must be a whole number from 0 to {MAX_THREADS}")
     if wish.quantization not in {None, "none"}:
         options["quantization"] = wish.quantization
     return ModelSpec(

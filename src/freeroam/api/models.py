@@ -28,6 +28,7 @@ from freeroam.vocabulary.model_calls import (
 
 router = APIRouter(tags=["models"])
 
+# A name may be one of a hub, with a slash in it; the routes take it as a path for that.
 Name = Annotated[str, Path(description="Name of the model.", examples=["gpt2"])]
 Version = Annotated[str, Path(description="Version of it.", examples=["1.0.0"])]
 Shares = Annotated[
@@ -99,7 +100,7 @@ async def load_model(wish: ModelWish, request: Request, parts: TheParts, config:
 
 
 @router.delete(
-    "/api/v1/models/{name}/versions/{version}",
+    "/api/v1/models/{name:path}/versions/{version}",
     response_model=ModelMessage,
     responses=responses(404, 409),
     summary="Unload a version",
@@ -114,7 +115,7 @@ async def unload_model(name: Name, version: Version, request: Request, parts: Th
 
 
 @router.put(
-    "/api/v1/models/{name}/traffic", response_model=Traffic, responses=responses(404), summary="Split the traffic"
+    "/api/v1/models/{name:path}/traffic", response_model=Traffic, responses=responses(404), summary="Split the traffic"
 )
 async def set_traffic(name: Name, shares: Shares, request: Request, parts: TheParts) -> Traffic:
     """Split the requests that name no version by shares, for trying one version beside another."""
@@ -125,7 +126,10 @@ async def set_traffic(name: Name, shares: Shares, request: Request, parts: ThePa
 
 
 @router.patch(
-    "/api/v1/models/{name}", response_model=ModelInfo, responses=responses(404), summary="Change how batches are made"
+    "/api/v1/models/{name:path}",
+    response_model=ModelInfo,
+    responses=responses(404),
+    summary="Change how batches are made",
 )
 async def change_batching(name: Name, change: BatchingChange, request: Request, parts: TheParts) -> ModelInfo:
     """Change the size of batches and the wait for them; it holds from the next batch on."""
@@ -138,7 +142,7 @@ async def change_batching(name: Name, change: BatchingChange, request: Request, 
 
 
 @router.get(
-    "/api/v1/models/{name}/health", response_model=ModelHealth, responses=responses(404), summary="How a model is"
+    "/api/v1/models/{name:path}/health", response_model=ModelHealth, responses=responses(404), summary="How a model is"
 )
 async def get_model_health(name: Name, parts: TheParts) -> ModelHealth:
     """Let the model look at itself now; the answer is 200 whatever it says, `healthy` tells."""

@@ -154,6 +154,9 @@ async def test_who_does_not_wait_is_answered_at_once_and_learns_of_a_failure_lat
         ({"name": "x", "model_type": "fake", "device": "tpu"}, 400, "device"),
         ({"name": "x", "model_type": "fake", "colour": 1}, 400, "Unknown field colour"),
         ({"name": "x", "model_type": "fake", "max_batch_size": 65}, 400, "max_batch_size"),
+        ({"name": "x", "model_type": "fake", "options": {"threads": "all"}}, 400, "options.threads"),
+        ({"name": "x", "model_type": "fake", "options": {"threads": -1}}, 400, "options.threads"),
+        ({"name": "x", "model_type": "fake", "options": {"threads": 10**9}}, 400, "options.threads"),
     ],
 )
 async def test_what_may_not_be_loaded_is_refused(
@@ -190,6 +193,25 @@ async def test_versions_are_unloaded_and_traffic_is_split(connect: Connect, engi
     assert [answer.status_code for answer in odd] == [400] * 4
     assert kept.status_code == 409
     assert engine.told == [("gpt2", "1"), ("gpt2", {"1": 1.0, "2": 3.0})]
+
+
+@pytest.mark.parametrize("name", ["org/gpt2", "org%2Fgpt2"])
+async def test_what_has_a_slash_in_its_name_can_be_looked_after_too(
+    connect: Connect, engine: Stable, name: str
+) -> None:
+    # Given a model named as on a hub, when each deed names it, then it is that model's
+    async with connect() as client:
+        answers = [
+            await client.put(f"/api/v1/models/{name}/traffic", json={"1": 1}),
+            await client.delete(f"/api/v1/models/{name}/versions/1"),
+        ]
+        unknown = [
+            await client.get(f"/api/v1/models/{name}/health"),
+            await client.patch(f"/api/v1/models/{name}", json={"max_batch_size": 1}),
+        ]
+    assert [answer.status_code for answer in answers] == [200, 200]
+    assert engine.told[:2] == [("org/gpt2", {"1": 1.0}), ("org/gpt2", "1")]
+    assert all("org/gpt2" in answer.json()["error"] for answer in unknown)
 
 
 async def test_batching_is_changed_at_run_time(connect: Connect, engine: Stable) -> None:
