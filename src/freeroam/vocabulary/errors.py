@@ -216,7 +216,10 @@ class SourceError(FreeroamError):
 
 
 class ModelError(FreeroamError):
-    """A model did not answer; ``code``: ``model_failed``, ``replica_lost``, ``inference_timeout``, ``load_failed``."""
+    """A model did not answer.
+
+    ``code``: ``model_failed``, ``replica_lost``, ``inference_timeout``, ``load_failed``, ``out_of_memory``.
+    """
 
     default_code = "model_failed"
 

@@ -595,3 +595,71 @@ def test_what_prompts_that_come_together_begin_with_is_read_once(
     assert [answer["text"] for answer in answers] == [
         asyncio.run(any_model.predict_batch([question]))[0]["text"] for question in questions
     ]
+
+
+@contextmanager
+def failing_calls(model: TransformersText, error: Exception, fails: Callable[[torch.Tensor], bool]) -> Iterator[None]:
+    """Let the forward calls fail whose tokens ``[n, t]`` are such."""
+
+    def fail(_module: Any, _args: Any, kwargs: dict[str, Any]) -> None:
+        if fails(kwargs["input_ids"]):
+            raise error
+
+    hook = model._ready.decoder.model.register_forward_pre_hook(fail, with_kwargs=True)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def test_when_memory_runs_out_the_longest_answer_ends_and_the_others_go_on(model: TransformersText) -> None:
+    # Given three answers, the second of them the longest
+    questions = {0: asked("hi", max_tokens=20), 1: asked("x" * 90, max_tokens=60), 2: asked("a camera", max_tokens=30)}
+    expected = {key: text_of(model, generated(model, questions[key])) for key in (0, 2)}
+    talk = Talk(model)
+    for key, question in questions.items():
+        talk.join(key, question)
+    for _ in range(5):
+        talk.step()
+
+    # When there is no memory for a step of all three
+    with failing_calls(model, torch.OutOfMemoryError("CUDA out of memory"), lambda tokens: tokens.shape == (3, 1)):
+        talk.run()
+
+    # Then the longest one ended with that reason, and the others are what they would be
+    assert isinstance(talk.answers[1], ModelError)
+    assert talk.answers[1].code == "out_of_memory"
+    assert {key: "".join(talk.texts[key]) for key in expected} == expected
+    assert talk.speaker.memory_bytes == 0
+
+
+def test_prompts_that_cannot_be_read_together_are_read_alone(model: TransformersText) -> None:
+    # Given prompts of which one cannot be read
+    questions = [asked("hi"), asked("y" * 70), asked("a camera")]
+    expected = [text_of(model, generated(model, question)) for question in questions]
+    bad = set(tokens_of(model, asked("y"))) - set(tokens_of(model, asked("hi")))
+
+    # When they come together
+    with failing_calls(
+        model, ValueError("no"), lambda tokens: any(token in bad for token in tokens.flatten().tolist())
+    ):
+        answers = asyncio.run(model.predict_batch(questions))
+
+    # Then that one fails, and the others are what they would be
+    assert isinstance(answers[1], ValueError)
+    assert [answers[0]["text"], answers[2]["text"]] == [expected[0], expected[2]]
+
+
+def test_another_failure_of_a_step_is_told_to_the_caller_who_can_start_anew(model: TransformersText) -> None:
+    talk = Talk(model)
+    talk.join(0, asked())
+    talk.step()
+
+    with failing_calls(model, RuntimeError("CUDA error"), lambda _: True), pytest.raises(RuntimeError, match="CUDA"):
+        talk.step()
+    talk.leave(0)
+
+    assert talk.speaker.memory_bytes == 0
+    talk.join(1, asked())
+    talk.run()
+    assert talk.answers[1]["completion_tokens"] == 12
