@@ -225,9 +225,7 @@ def memory_bytes(server: Server, seconds: int = 8) -> int:
 def swap_all(client: Client, server: Server, chosen: argparse.Namespace) -> tuple[list[float], set[int]]:
     """Swap both models in turn; return how long each swap took, in milliseconds, and every process there was."""
     swaps_ms, pids = [], replicas_of(server)
-    for version, (name, options) in itertools.product(
-        range(2, chosen.swaps + 2), ((SPEAKER, SPEAKS), (LOOKER, LOOKS))
-    ):
+    for version, (name, options) in itertools.product(range(2, chosen.swaps + 2), ((SPEAKER, SPEAKS), (LOOKER, LOOKS))):
         time.sleep(chosen.between_s)
         begun_s = time.monotonic()
         client.load_model(

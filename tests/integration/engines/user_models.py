@@ -158,3 +158,76 @@ class StepCounter(Speaker):
         self.steps += 1
         time.sleep(0.005)
         return [Said(key, (f"{self.steps},{joined},{self.left};",)) for key, joined in self.joined.items()]
+
+
+class Lone(Speaker):
+    """Speaks for one answer at a time; what that is says ``move_on``."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+        self.keys: list[int] = []
+
+    def join(self, key: int, question: Question) -> None:
+        self.keys.append(key)
+        self.steps = 0
+
+    def leave(self, key: int) -> None:
+        self.keys.remove(key)
+
+    def step(self) -> list[Said]:
+        self.steps += 1
+        time.sleep(0.01)
+        said = [self.move_on(key) for key in self.keys]
+        self.keys = [one.key for one in said if one.answer is None]
+        return [one for one in said if one.texts or one.answer is not None]
+
+    def move_on(self, key: int) -> Said:
+        raise NotImplementedError
+
+
+class Thoughtful(Awaiting):
+    """Says nothing for a while, then everything at once; or does what its path names."""
+
+    async def initialize(self, model_path: str, device: str = "auto") -> None:
+        await super().initialize(model_path, device)
+        self.path = model_path
+
+    def get_wishes(self) -> Any:
+        return super().get_wishes().model_copy(update={"max_batch": 4, "window": 1, "streams_text": True})
+
+    def open_speaker(self) -> Speaker:
+        return {"": Late, "dies": Dying, "one for all": Sharing, "numbers": Numbering}[self.path]()
+
+
+class Late(Lone):
+    """Answers after fifty steps."""
+
+    def move_on(self, key: int) -> Said:
+        return Said(key, (), {"text": "at last"} if self.steps == 50 else None)
+
+
+class Dying(Lone):
+    """Says nothing, and dies when it has given a sign of life."""
+
+    def move_on(self, key: int) -> Said:
+        if self.steps > 150:
+            os._exit(9)
+        return Said(key)
+
+
+class Sharing(Lone):
+    """Gives one and the same dictionary to all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answer: dict[str, Any] = {}
+
+    def move_on(self, key: int) -> Said:
+        return Said(key, (f"{key}",)) if self.steps == 1 else Said(key, (), self.answer)
+
+
+class Numbering(Lone):
+    """Says numbers where texts are expected."""
+
+    def move_on(self, key: int) -> Said:
+        return Said(key, (1,)) if self.steps == 1 else Said(key, (), {})  # type: ignore[arg-type]
