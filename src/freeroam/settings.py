@@ -102,6 +102,9 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(32 * 2**20, ge=1024, description="Greatest request body.")
     max_images: int = Field(16, ge=1, le=256, description="Pictures that one question of a client may bring.")
     max_pixels: int = Field(50_000_000, ge=256, description="Greatest picture, width times height.")
+    max_picture_bytes: int = Field(
+        2**30, ge=2**20, description="Decoded pictures of all questions of clients that are open."
+    )
     request_timeout: Seconds = Field(30, description="Seconds until an answer must have begun.")
     stream_idle_timeout: Seconds = Field(60, description="Seconds a reader may drain nothing; a quiet stream is fine.")
     drain_timeout: Seconds = Field(30, description="Seconds a graceful stop may take.")
@@ -240,6 +243,7 @@ class Settings(BaseSettings):
             max_prompt_chars=self.max_prompt_chars,
             max_tokens=self.max_tokens,
             max_images=self.max_images,
+            max_picture_bytes=self.max_picture_bytes,
             max_pixels=self.max_pixels,
             max_batch_size=self.max_batch_size,
             max_batch_wait_ms=self.max_batch_wait_ms,

@@ -218,6 +218,7 @@ class InferenceCall:
     _span: asyncio.Timeout | None = None
     _own_span: asyncio.Timeout | None = None
     _place: Any = None
+    _held_bytes: int = 0
 
     async def __aenter__(self) -> Self:
         """Begin; from now on a stop waits for it."""
@@ -241,6 +242,7 @@ class InferenceCall:
         self.parts.calls.discard(self)
         if self._place is not None:
             self._place.release()
+        self.parts.picture_room.release(self._held_bytes)
         span = self._span
         assert span is not None
         was_cut = isinstance(error, asyncio.CancelledError) and span.expired()
@@ -289,8 +291,12 @@ class InferenceCall:
         engine, model = self.parts.engine, self.request.model
         self._place = engine.reserve(model, self.request.priority)
         wishes = engine.describe(model).wishes
-        frames = await read_pictures(self.parts, self.config, images, wishes)
+        frames = await read_pictures(self.parts, self.config, images, wishes, self._hold)
         self.request = replace(self.request, frames=frames)
+
+    def _hold(self, size_bytes: int) -> None:
+        self.parts.picture_room.hold(size_bytes, self.config.max_picture_bytes)
+        self._held_bytes += size_bytes
 
     async def answer(self) -> Output:
         """Return the whole answer; raises as ``Engine.ask`` does."""

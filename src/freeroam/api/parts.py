@@ -13,6 +13,7 @@ from fastapi import Depends
 from starlette.requests import HTTPConnection
 
 from freeroam.api.model_loading import ModelLoads
+from freeroam.api.picture_room import PictureRoom
 from freeroam.clock import Clock
 from freeroam.observability.metrics import Metrics
 from freeroam.security.keys import Caller, Key
@@ -41,7 +42,8 @@ class ApiConfig:
         max_prompt_chars: Longest prompt.
         max_tokens: Longest spoken answer that may be asked for.
         max_images: Pictures that one question may bring.
-        max_pixels: Pixels that one of them may have.
+        max_pixels: Pixels that one of them may have, and that may be decoded at once.
+        max_picture_bytes: Decoded pictures of all open questions together.
         max_batch_size: Questions in one call of a model that is loaded at run time, unless it is said.
         max_batch_wait_ms: Its longest wait for a fuller batch, unless it is said.
         model_roots: Folders that models may be loaded from at run time; none allows no path.
@@ -65,6 +67,7 @@ class ApiConfig:
     max_tokens: int = 4096
     max_images: int = 16
     max_pixels: int = 50_000_000
+    max_picture_bytes: int = 2**30
     max_batch_size: int = 8
     max_batch_wait_ms: float = 5.0
     model_roots: tuple[Path, ...] = ()
@@ -157,6 +160,7 @@ class Parts:
         started_monotonic_s: When the service started.
         open_pictures: Gives a decoder of pictures that fits them into a box; None where no decoders run.
         calls: Inference calls that are open now.
+        picture_room: What the pictures of those calls take.
         loads: Models that are being loaded at a caller's wish.
         start_models: What the service was started with, for those who want one of them back.
     """
@@ -173,6 +177,7 @@ class Parts:
     started_monotonic_s: float
     open_pictures: Callable[[FrameWish], PictureFeed] | None = None
     calls: OpenCalls = field(default_factory=OpenCalls)
+    picture_room: PictureRoom = field(default_factory=PictureRoom)
     loads: ModelLoads = field(default_factory=ModelLoads)
     start_models: tuple[ModelSpec, ...] = ()
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from freeroam.api.parts import ApiConfig, Parts
+from freeroam.batching.batcher import MAX_REQUEST_BYTES
 from freeroam.clock import Clock
-from freeroam.sources.decoding.geometry import announced_size, picture_form
+from freeroam.sources.decoding.geometry import announced_size, fitted_size, picture_form
+from freeroam.sources.decoding.places import RGB_BYTES
 from freeroam.sources.decoding.values import DecodedFrame, RawShape
 from freeroam.vocabulary.errors import (
     FreeroamError,
@@ -41,7 +43,11 @@ _CHARS_A_TURN = 512 * 1024
 
 
 async def read_pictures(
-    parts: Parts, config: ApiConfig, images: Sequence[Image], wishes: ModelWishes | None = None
+    parts: Parts,
+    config: ApiConfig,
+    images: Sequence[Image],
+    wishes: ModelWishes | None = None,
+    hold: Callable[[int], None] | None = None,
 ) -> tuple[Frame, ...]:
     """Return the frames of a client's pictures, in order; the event loop never decodes one.
 
@@ -53,11 +59,12 @@ async def read_pictures(
         config: The limits.
         images: What came; JPEG, PNG or WebP.
         wishes: The box that the model wants pictures in; None keeps their size.
+        hold: Told how many bytes the frames will take before the first is decoded; it may refuse them.
 
     Raises:
         InvalidInput: Too many; or one is an address, no base64, or broken.
         UnsupportedMedia: One is neither JPEG, PNG nor WebP.
-        TooLarge: One has too many pixels.
+        TooLarge: One has too many pixels, or all together have.
         Unavailable: No decoder runs.
     """
     if len(images) > config.max_images:
@@ -69,18 +76,35 @@ async def read_pictures(
         raise Unavailable("No decoder runs here")
     began_s = parts.clock.monotonic_s()
     box = FrameWish(1.0, wishes.width_px, wishes.height_px) if wishes else FrameWish(1.0)
+    sizes = [_size_of(file) for file in files]
+    taken_bytes = sum(_frame_bytes(size, box) for size in sizes)
+    if taken_bytes > MAX_REQUEST_BYTES:
+        raise TooLarge(f"images: their frames are {taken_bytes} bytes; a question may bring {MAX_REQUEST_BYTES}")
+    if hold is not None:
+        hold(taken_bytes)
     frames = []
     try:
         async with parts.open_pictures(box) as feed:
-            for place, file in enumerate(files):
-                decoded = await (
-                    feed.decode(file.data, _shape(file)) if isinstance(file, Pixels) else feed.decode(file)
-                )
+            for place, (file, size) in enumerate(zip(files, sizes, strict=True)):
+                async with parts.picture_room.decoding(size[0] * size[1], config.max_pixels):
+                    decoded = await (
+                        feed.decode(file.data, _shape(file)) if isinstance(file, Pixels) else feed.decode(file)
+                    )
                 frames.append(_frame(decoded, place, parts))
     except SourceError as error:
         raise _told(error, len(frames)) from None
     parts.metrics.preprocess_time.observe(parts.clock.monotonic_s() - began_s)
     return tuple(frames)
+
+
+def _size_of(file: bytes | memoryview | Pixels) -> tuple[int, int]:
+    return (file.width_px, file.height_px) if isinstance(file, Pixels) else announced_size(file) or (0, 0)
+
+
+def _frame_bytes(size: tuple[int, int], box: FrameWish) -> int:
+    """Return what a picture of that size takes once it fits the box."""
+    width_px, height_px = fitted_size(*size, (box.width_px, box.height_px)) if all(size) else (0, 0)
+    return width_px * height_px * RGB_BYTES
 
 
 def _shape(pixels: Pixels) -> RawShape:

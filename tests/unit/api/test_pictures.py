@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 from types import TracebackType
@@ -16,6 +17,8 @@ from freeroam.sources.decoding.values import DecodedFrame
 from freeroam.vocabulary.errors import (
     FreeroamError,
     InvalidInput,
+    ModelError,
+    QueueFull,
     SourceError,
     SourceErrorCode,
     TooLarge,
@@ -24,6 +27,8 @@ from freeroam.vocabulary.errors import (
 )
 from freeroam.vocabulary.frame import FrameWish
 from freeroam.vocabulary.model import ModelWishes
+from tests.unit.api.conftest import TalkingEngine
+from tests.waiting import until
 
 
 def picture(form: str = "PNG", width_px: int = 6, height_px: int = 4) -> bytes:
@@ -146,3 +151,57 @@ async def test_only_so_many_pictures_are_taken(parts: Parts, decoders: Decoders)
         await read_pictures(parts, ApiConfig(max_images=2), [picture()] * 3)
 
     assert decoders.given == []
+
+
+async def test_small_files_of_a_great_many_pixels_are_counted_before_one_is_decoded(
+    parts: Parts, decoders: Decoders
+) -> None:
+    # Given sixteen pictures of a few kilobytes, each of which is within the limit
+    large = picture(width_px=7000, height_px=7000)
+    assert len(large) < 500_000
+
+    # When a model wants them in their own size, then all together are too large
+    with pytest.raises(TooLarge, match="2352000000 bytes"):
+        await read_pictures(parts, ApiConfig(), [large] * 16)
+    assert decoders.given == []
+
+    # And where they are made small, they are not
+    await read_pictures(parts, ApiConfig(), [large] * 16, ModelWishes(width_px=64, height_px=64))
+    assert len(decoders.given) == 16
+
+
+async def test_memory_that_is_refused_costs_no_decoding(parts: Parts, decoders: Decoders) -> None:
+    # Given no memory for the frames, when pictures come, then what they would take is told, and none is decoded
+    told: list[int] = []
+
+    def refuse(size_bytes: int) -> None:
+        told.append(size_bytes)
+        raise QueueFull("full")
+
+    with pytest.raises(QueueFull):
+        await read_pictures(parts, ApiConfig(), [picture()] * 2, hold=refuse)
+    assert told == [2 * 6 * 4 * 3]
+    assert decoders.given == []
+
+
+async def test_memory_is_given_back_when_the_question_is_over(
+    connect: Any, engine: TalkingEngine, parts: Parts, decoders: Decoders
+) -> None:
+    # Given room for the pictures of one question, held by one whose answer takes its time
+    engine.goes_on.clear()
+    body = {"prompt": "what?", "images": [base64.b64encode(picture()).decode()]}
+    async with connect(max_picture_bytes=100) as client:
+        first = asyncio.create_task(client.post("/infer", json=body))
+        await until(lambda: engine.asked)
+        assert parts.picture_room.held_bytes == 72
+
+        # When another comes meanwhile, then it is told to come back
+        refused = await client.post("/infer", json=body)
+        assert (refused.status_code, refused.json()["detail"]["code"]) == (503, "queue_full")
+
+        # And when the first is over, or failed, nothing is held
+        engine.goes_on.set()
+        assert (await first).status_code == 200
+        engine.failure = ModelError("it fell over")
+        assert (await client.post("/infer", json=body)).status_code == 500
+    assert parts.picture_room.held_bytes == 0
