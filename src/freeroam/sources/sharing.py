@@ -292,7 +292,7 @@ class _Decode:
             outcome = error
         except Exception as error:
             log.exception("source_defect")
-            outcome = SourceError(SourceErrorCode.UNAVAILABLE, f"dealing frames failed ({type(error).__name__})")
+            outcome = _defect(error)
         finally:
             self._forget()
         for reader in self._readers:
@@ -306,9 +306,16 @@ class _Decode:
             await self._readers[0]._offer(frame)
             return
         for reader in list(self._readers):
-            sampled = reader._sampled(frame, self.source.openings)
-            if sampled is not None:
-                await reader._offer(sampled)
+            try:
+                sampled = reader._sampled(frame, self.source.openings)
+                if sampled is not None:
+                    await reader._offer(sampled)
+            except Exception as error:  # what is wrong with one reader must not end the others
+                log.exception("reader_defect")
+                self._readers.remove(reader)
+                reader._end(_defect(error))
+        if not self._readers:
+            raise SourceError(SourceErrorCode.UNAVAILABLE, "nobody takes frames any more")
 
     def _settle(self) -> None:
         """With the first frame it is known whether this is a recording; then only the first job stays."""
@@ -321,3 +328,7 @@ class _Decode:
             self.fit_wish()
             for reader in others:
                 reader._move()
+
+
+def _defect(error: Exception) -> SourceError:
+    return SourceError(SourceErrorCode.UNAVAILABLE, f"dealing frames failed ({type(error).__name__})")

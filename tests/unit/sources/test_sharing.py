@@ -348,3 +348,21 @@ async def test_leaving_at_any_moment_leaves_nothing_behind(script_steps):
     assert clock.sleepers == 0
     assert asyncio.all_tasks() == before
     assert sources.open_sources == 0
+
+
+async def test_what_is_wrong_with_one_job_ends_that_job_alone():
+    clock = FakeClock()
+    script = Script(clock, [live()])
+    sources = shared(clock, script)
+    first, second = Job(sources, request()), Job(sources, request())
+    await clock.advance(1.1)
+    first.subscription._sampled = lambda frame, opening: 1 / 0
+    had = len(second.frames)
+    await clock.advance(2.0)
+
+    assert first.error is not None
+    assert first.error.code == "unavailable"
+    assert second.error is None
+    assert len(second.frames) == had + 4
+    await second.leave()
+    assert sources.open_sources == 0
