@@ -62,6 +62,8 @@ class Opener:
             ForbiddenReference: Policy forbids it.
         """
         reference = classify(stream_ref, self._plugins.keys())
+        if options is not None:
+            _check_options(reference, options)
         self._build(reference, SourceRequest(stream_ref, FrameWish(fps=1.0), options or SourceOptions()))
         return reference
 
@@ -89,6 +91,27 @@ class Opener:
         if self._policy is not None and "://" in reference.stream_ref and reference.kind in BUILT_IN_KINDS[:4]:
             self._policy.check_text(reference.stream_ref)
         return factory(request)
+
+
+def _check_options(reference: Reference, options: SourceOptions) -> None:
+    """Refuse what would be passed over in silence.
+
+    Raises:
+        InvalidInput: An option is for other kinds of source.
+    """
+    if reference.kind not in BUILT_IN_KINDS:
+        return
+    if options.headers and reference.kind not in {"hls", "http"}:
+        raise InvalidInput(
+            f"source.headers are sent by HTTP; a source of kind {reference.kind} has none: leave them out",
+            detail={"field": "source.headers", "kind": reference.kind},
+        )
+    if "start" in options.model_fields_set and reference.kind != "redis":
+        raise InvalidInput(
+            f"source.start says where a Redis stream is read from; a source of kind {reference.kind} has no such place:"
+            " leave it out",
+            detail={"field": "source.start", "kind": reference.kind},
+        )
 
 
 def load_plugins() -> dict[str, SourceFactory]:

@@ -125,6 +125,8 @@ def _check_text(stream_ref: str) -> None:
         raise InvalidInput("stream_ref cannot be empty")
     if len(stream_ref) > MAX_REFERENCE_CHARS:
         raise InvalidInput(f"stream_ref has {len(stream_ref)} characters; at most {MAX_REFERENCE_CHARS} are allowed")
+    if not stream_ref.isascii() and any("\ud800" <= letter <= "\udfff" for letter in stream_ref):
+        raise InvalidInput("stream_ref holds half a surrogate pair, which is no character; write it as UTF-8")
     is_file = stream_ref[:5].lower() == "file:"  # names of files may hold spaces
     if _UNUSABLE.search(stream_ref.replace(" ", "_") if is_file else stream_ref):
         raise InvalidInput("stream_ref holds a space or a control character; encode it as %20 and the like")

@@ -7,11 +7,12 @@ from importlib.metadata import EntryPoint
 import pytest
 
 from freeroam.sources import opening
-from freeroam.sources.opening import Opener, load_plugins
+from freeroam.sources.opening import BUILT_IN_KINDS, Opener, load_plugins
 from freeroam.sources.source import SourceRequest
 from freeroam.testing import FakeClock
 from freeroam.vocabulary.errors import ForbiddenReference, InvalidInput
 from freeroam.vocabulary.frame import FrameWish
+from freeroam.vocabulary.job import SourceOptions
 from tests.unit.sources.scripted import Script
 
 
@@ -81,3 +82,42 @@ def test_broken_and_greedy_plugins_are_left_out(monkeypatch):
     monkeypatch.setattr(opening, "entry_points", lambda group: found)
 
     assert list(load_plugins()) == ["drone"]
+
+
+@pytest.mark.parametrize(
+    ("stream_ref", "options", "field"),
+    [
+        ("rtsp://example.org/1", {"headers": {"X": "y"}}, "source.headers"),
+        ("frames", {"headers": {"X": "y"}}, "source.headers"),
+        ("demo:", {"headers": {"X": "y"}}, "source.headers"),
+        ("https://example.org/a.m3u8", {"start": "newest"}, "source.start"),
+        ("file:a.mp4", {"start": "oldest"}, "source.start"),
+    ],
+)
+def test_options_for_another_kind_of_source_are_refused_instead_of_passed_over(stream_ref, options, field):
+    script = a_script()
+    opener = Opener(dict.fromkeys(BUILT_IN_KINDS, script.open))
+
+    with pytest.raises(InvalidInput, match=field):
+        opener.classify(stream_ref, SourceOptions(**options))
+
+    assert script.requests == []
+
+
+@pytest.mark.parametrize(
+    ("stream_ref", "options"),
+    [
+        ("https://example.org/a.m3u8", {"headers": {"X": "y"}, "stall_timeout_s": 3.0}),
+        ("https://example.org/a", {"headers": {"X": "y"}, "verify_tls": False}),
+        ("frames", {"start": "newest"}),
+        ("rtsp://example.org/1", {"headers": {}, "rtsp_transport": "tcp"}),
+        ("mine:1", {"headers": {"X": "y"}, "start": "3"}),
+    ],
+)
+def test_options_that_fit_reach_the_source(stream_ref, options):
+    script = a_script()
+    opener = Opener(dict.fromkeys(BUILT_IN_KINDS, script.open), plugins={"mine": script.open})
+
+    opener.classify(stream_ref, SourceOptions(**options))
+
+    assert [request.options for request in script.requests] == [SourceOptions(**options)]

@@ -152,3 +152,9 @@ def test_any_text_is_understood_or_refused(text):
 )
 def test_what_ends_waits_and_what_lives_drops(stream_ref, policy):
     assert classify(stream_ref).default_policy is policy
+
+
+@pytest.mark.parametrize("stream_ref", ["http://example.org/\ud800", "file:\udfff.mp4", "rtsp://example.org/\udc41/1"])
+def test_half_a_surrogate_pair_is_refused_before_anything_has_to_write_it(stream_ref):
+    with pytest.raises(InvalidInput, match="surrogate"):
+        classify(stream_ref)
