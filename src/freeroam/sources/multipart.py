@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from freeroam.vocabulary.errors import SourceError, SourceErrorCode
 
 MAX_HEAD_BYTES = 16 * 1024
+JPEG_PADDING_BYTES = 64
+"""Some cameras fill a picture up behind its last marker."""
 
 _BOUNDARY = re.compile(r"boundary\s*=\s*(\"(?P<quoted>[^\"]{1,200})\"|(?P<plain>[^;\s]{1,200}))", re.IGNORECASE)
 _LENGTH = re.compile(rb"^content-length\s*:\s*(\d{1,12})\s*$", re.IGNORECASE | re.MULTILINE)
@@ -17,9 +19,9 @@ _BLANK_LINE = re.compile(rb"\r?\n[ \t]*\r?\n")
 class MultipartParser:
     """Cuts a body into parts as it arrives.
 
-    A part with a ``Content-Length`` is taken by it, so that a boundary's bytes inside a picture do no harm; one without
-    is searched for the next boundary. A boundary that the header names with its dashes, or wrongly, or that no header
-    names, is taken as the body shows it.
+    A part with a ``Content-Length`` is taken by it, so that a boundary's bytes inside a picture do no harm; one
+    without it, or whose length is seen to be wrong, is searched for the next boundary. A boundary that the header
+    names with its dashes, or wrongly, or that no header names, is taken as the body shows it.
 
     Args:
         content_type: The whole header.
@@ -80,7 +82,12 @@ class MultipartParser:
             end = self._body_start + self._length
             if len(buffer) < end:
                 return None
-        else:
+            is_end = self._is_end(end)
+            if is_end is None:
+                return None
+            if not is_end:
+                self._length = None
+        if not self._length:
             end = buffer.find(self._mark, self._searched)
             if end < 0:
                 self._searched = max(self._body_start, len(buffer) - len(self._mark))
@@ -93,6 +100,21 @@ class MultipartParser:
         del buffer[:end]
         self._body_start = -1
         return part
+
+    def _is_end(self, end: int) -> bool | None:
+        """Return whether a part ends where it says; None if that cannot be told yet.
+
+        The next boundary may come with the next picture only. A JPEG that ends as one does is not kept waiting for it.
+        """
+        buffer = self._buffer
+        rest = bytes(buffer[end : end + len(self._mark) + 4]).lstrip(b"\r\n")
+        if rest:
+            return self._mark.startswith(rest[: len(self._mark)])
+        is_jpeg = buffer[self._body_start : self._body_start + 2] == b"\xff\xd8"
+        if not is_jpeg:
+            return True
+        tail = bytes(buffer[max(self._body_start, end - JPEG_PADDING_BYTES) : end]).rstrip(b"\0\xff\r\n ")
+        return True if tail.endswith(b"\xff\xd9") else None
 
     def _guess_mark(self) -> bytes:
         """Return the first line that begins with two dashes, once it is complete."""
