@@ -193,7 +193,7 @@ class HlsSource:
                     await self._end_run()
                     await self._settle_run()
                 if not self._again:
-                    schedule.update(await self._playlists.reload())
+                    schedule.update(await self._playlists.reload(), self._clock.epoch_s())
 
     async def _drain(self) -> None:
         """Let the frames come out that were decoded before the stream broke."""

@@ -15,6 +15,7 @@ from freeroam.vocabulary.errors import SourceError, SourceErrorCode
 from freeroam.vocabulary.frame import FrameWish
 
 MAX_SEGMENT_S = 3600.0
+UNKNOWN_S = 1.0
 MAX_SEQUENCE = 2**53
 MAX_VARIANTS = 256
 TARGET_DURATION_TAG = "#EXT-X-TARGETDURATION:"
@@ -270,7 +271,8 @@ def _media(parsed: Any, base_url: str) -> MediaPlaylist:
             Segment(
                 sequence=first + number,
                 url=url,
-                duration_s=entry.duration,
+                # Some packagers write 0 where they do not know; time must go on all the same.
+                duration_s=entry.duration or min(float(parsed.target_duration or UNKNOWN_S), MAX_SEGMENT_S),
                 byte_range=byte_range,
                 key=keys[id(entry.key)],
                 init=inits[id(entry.init_section)],

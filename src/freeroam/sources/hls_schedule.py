@@ -63,6 +63,8 @@ class Schedule:
         self._stale_reloads = 0
         self._is_waiting_for_first = not playlist.segments
         self._date_offset_s: float | None = None
+        self._updated_s = now_epoch_s
+        self._away_s = 0.0
         index = self._first_index(resume_s)
         self._next = playlist.first_sequence + index
         self._time_s = self._first_time_s(index, now_epoch_s, resume_s)
@@ -83,8 +85,13 @@ class Schedule:
         """Whether everything was played and no segment will be added."""
         return self._playlist.is_ended and self._next >= self._playlist.end_sequence
 
-    def update(self, playlist: MediaPlaylist) -> None:
-        """Go on with a newer playlist; one of a live stream that lists nothing says nothing, its numbers included."""
+    def update(self, playlist: MediaPlaylist, now_epoch_s: float) -> None:
+        """Go on with a newer playlist; one of a live stream that lists nothing says nothing, its numbers included.
+
+        Args:
+            playlist: The newer one.
+            now_epoch_s: The wall clock.
+        """
         if not playlist.segments and not playlist.is_ended:
             return
         if self._is_waiting_for_first:
@@ -95,6 +102,8 @@ class Schedule:
         is_far_behind = playlist.end_sequence + 2 * len(playlist.segments) + STALE_RELOADS < self._next
         if is_behind and not is_far_behind and self._stale_reloads < STALE_RELOADS and not playlist.is_ended:
             return
+        self._away_s = max(0.0, now_epoch_s - self._updated_s)
+        self._updated_s = now_epoch_s
         self._playlist = playlist
         if is_behind and not playlist.is_ended:
             self._count("playlist_rewinds", 1)
@@ -107,7 +116,9 @@ class Schedule:
         if self._next < playlist.first_sequence:
             missed = playlist.first_sequence - self._next
             self._count("segments_missed", missed)
-            self._time_s += min(missed * playlist.target_s, GREATEST_GAP_S)
+            # Numbers may jump for no reason; not much more than was shown meanwhile can have been missed.
+            shown_s = self._away_s + playlist.duration_s + EDGE_TARGETS * playlist.target_s
+            self._time_s += min(missed * playlist.target_s, shown_s, GREATEST_GAP_S)
             self._jump_to(playlist.first_sequence)
         if self.is_live and not self._waits and not playlist.is_ended:
             self._catch_up()

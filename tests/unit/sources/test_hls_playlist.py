@@ -141,3 +141,9 @@ def test_a_size_that_is_not_said_is_guessed_from_the_bandwidth():
     )
 
     assert [one.url for one in order_variants(ladder, FrameWish(1.0, 512, 512))] == ["mid", "high", "low"]
+
+
+def test_a_segment_that_says_to_last_no_time_lasts_as_long_as_segments_do():
+    playlist = media("#EXTINF:0,", "a.ts", "#EXTINF:3,", "b.ts", "#EXTINF:0.000,", "c.ts")
+
+    assert [segment.duration_s for segment in playlist.segments] == [4.0, 3.0, 4.0]

@@ -75,10 +75,10 @@ def test_what_is_new_follows_what_was_played():
     walk = Walk(playlist(0, 6))
 
     assert walk.numbers() == [3, 4, 5]
-    walk.schedule.update(playlist(1, 7))
+    walk.schedule.update(playlist(1, 7), NOW)
     assert walk.numbers() == [6, 7]
     assert not walk.schedule.is_over
-    walk.schedule.update(playlist(1, 8, ended=True))
+    walk.schedule.update(playlist(1, 8, ended=True), NOW)
     assert walk.numbers() == [8]
     assert walk.schedule.is_over
 
@@ -86,7 +86,7 @@ def test_what_is_new_follows_what_was_played():
 def test_segments_that_were_missed_are_counted_and_leave_their_time():
     walk = Walk(playlist(0, 6))
     before = walk.take()[-1]
-    walk.schedule.update(playlist(9, 3))
+    walk.schedule.update(playlist(9, 3), NOW + 12.0)
 
     after = walk.take()
 
@@ -99,7 +99,7 @@ def test_segments_that_were_missed_are_counted_and_leave_their_time():
 def test_dates_say_how_long_a_gap_was():
     walk = Walk(playlist(0, 6, date=5000.0))
     before = walk.take()[-1]
-    walk.schedule.update(playlist(6, 3, date=5100.0))
+    walk.schedule.update(playlist(6, 3, date=5100.0), NOW)
 
     assert walk.take()[0].time_s == before.time_s + 102.0
 
@@ -108,7 +108,7 @@ def test_dates_say_how_long_a_gap_was():
 def test_no_date_moves_stream_time_back_or_by_a_day(step_s):
     walk = Walk(playlist(0, 6, date=5000.0))
     before = walk.take()[-1]
-    walk.schedule.update(playlist(6, 3, date=5000.0 + step_s))
+    walk.schedule.update(playlist(6, 3, date=5000.0 + step_s), NOW)
 
     assert [one.time_s - before.time_s for one in walk.take()] == [2.0, 4.0, 6.0]
 
@@ -131,11 +131,11 @@ def test_a_discontinuity_breaks_the_run():
 def test_an_older_copy_of_the_playlist_changes_nothing():
     walk = Walk(playlist(0, 6))
     walk.take()
-    walk.schedule.update(playlist(0, 5))
-    walk.schedule.update(playlist(0, 5))
+    walk.schedule.update(playlist(0, 5), NOW)
+    walk.schedule.update(playlist(0, 5), NOW)
 
     assert walk.numbers() == []
-    walk.schedule.update(playlist(1, 6))
+    walk.schedule.update(playlist(1, 6), NOW)
     assert walk.numbers() == [6]
     assert walk.counts == {}
 
@@ -145,7 +145,7 @@ def test_a_server_that_begins_anew_is_followed(reloads):
     walk = Walk(playlist(1000 if reloads == 1 else 8, 6))
     before = walk.take()[-1]
     for _ in range(reloads):
-        walk.schedule.update(playlist(0, 6))
+        walk.schedule.update(playlist(0, 6), NOW)
 
     after = walk.take()
 
@@ -158,7 +158,7 @@ def test_a_server_that_begins_anew_is_followed(reloads):
 def test_a_stream_that_falls_far_behind_jumps_to_its_end():
     walk = Walk(playlist(0, 6))
     walk.schedule.next()
-    walk.schedule.update(playlist(0, 30))
+    walk.schedule.update(playlist(0, 30), NOW)
 
     planned = walk.schedule.next()
 
@@ -171,7 +171,7 @@ def test_a_stream_that_falls_far_behind_jumps_to_its_end():
 def test_a_job_that_waits_leaves_nothing_out():
     walk = Walk(playlist(0, 6), waits=True)
     walk.schedule.next()
-    walk.schedule.update(playlist(0, 30))
+    walk.schedule.update(playlist(0, 30), NOW)
 
     assert walk.numbers() == list(range(4, 30))
 
@@ -194,10 +194,10 @@ def test_live_stream_time_never_repeats_over_openings():
 def test_a_live_playlist_that_is_empty_for_a_moment_changes_nothing():
     walk = Walk(playlist(1000, 6))
     before = walk.take()[-1]
-    walk.schedule.update(playlist(0, 0))
+    walk.schedule.update(playlist(0, 0), NOW)
 
     assert walk.numbers() == []
-    walk.schedule.update(playlist(1006, 2))
+    walk.schedule.update(playlist(1006, 2), NOW)
     assert [one.time_s - before.time_s for one in walk.take()] == [2.0, 4.0]
     assert walk.counts == {}
 
@@ -205,7 +205,7 @@ def test_a_live_playlist_that_is_empty_for_a_moment_changes_nothing():
 def test_a_live_playlist_that_ends_empty_is_over():
     walk = Walk(playlist(1000, 6))
     walk.take()
-    walk.schedule.update(playlist(0, 0, ended=True))
+    walk.schedule.update(playlist(0, 0, ended=True), NOW)
 
     assert walk.numbers() == []
     assert walk.schedule.is_over
@@ -215,6 +215,18 @@ def test_an_empty_live_playlist_waits():
     walk = Walk(playlist(0, 0))
 
     assert walk.numbers() == []
-    walk.schedule.update(playlist(70, 1))
+    walk.schedule.update(playlist(70, 1), NOW)
     assert walk.numbers() == [70]
     assert walk.counts == {}
+
+
+@pytest.mark.parametrize(
+    ("away_s", "moved_s"),
+    [pytest.param(2.0, 2.0 + 12.0, id="a moment later"), pytest.param(600.0, 600.0 + 12.0, id="after an outage")],
+)
+def test_numbers_that_jump_by_millions_move_time_little_further_than_the_clock_went(away_s, moved_s):
+    walk = Walk(playlist(0, 6))
+    end_s = walk.take()[-1].time_s + 2.0
+    walk.schedule.update(playlist(50_000_000, 3), NOW + away_s)
+
+    assert walk.take()[0].time_s == pytest.approx(end_s + moved_s)
