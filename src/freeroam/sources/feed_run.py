@@ -156,6 +156,7 @@ class FeedRun:
         """Wait until every frame is in the queue and close; return what went wrong, if anything did."""
         if self._pump is not None:
             await self._pump
+        self._feed.facts.show_bad(self._facts)
         await self._feed.aclose()
         return self.failure
 
@@ -189,6 +190,7 @@ class FeedRun:
 
     def _note_facts(self, decoded: DecodedFrame) -> None:
         known, facts = self._feed.facts, self._facts
+        known.show_bad(facts)
         facts.codec, facts.decode = known.codec, known.decode
         facts.fps = known.fps if known.fps is not None else facts.fps
         facts.width_px, facts.height_px = decoded.source_width_px, decoded.source_height_px

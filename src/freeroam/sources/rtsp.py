@@ -148,6 +148,7 @@ class RtspSource:
     async def _decoded(self, feed: Feed) -> AsyncIterator[Frame]:
         clock, facts = self._parts.clock, self.facts
         async for decoded in feed.decoded():
+            feed.facts.show_bad(facts)
             facts.codec, facts.fps, facts.decode = feed.facts.codec, feed.facts.fps, feed.facts.decode
             facts.width_px, facts.height_px = decoded.source_width_px, decoded.source_height_px
             self._last_time_s = decoded.time_s

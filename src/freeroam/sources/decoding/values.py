@@ -99,6 +99,7 @@ class FeedFacts:
         packets: Packets that were read.
         decoded_packets: Packets among them that went through the codec.
         bad_packets: Packets that the codec refused.
+        shown_bad_packets: Those among them that the source has counted.
     """
 
     codec: str | None = None
@@ -109,9 +110,17 @@ class FeedFacts:
     packets: int = 0
     decoded_packets: int = 0
     bad_packets: int = 0
+    shown_bad_packets: int = 0
+
+    def show_bad(self, facts: SourceFacts) -> None:
+        """Add the packets refused since the last time to what the source has passed over."""
+        new, self.shown_bad_packets = self.bad_packets - self.shown_bad_packets, self.bad_packets
+        if new > 0:
+            facts.count_skipped("packets_bad", new)
 
     def show_in(self, facts: SourceFacts) -> None:
         """Copy what is known into the facts of the source that the feed belongs to."""
+        self.show_bad(facts)
         facts.codec, facts.width_px, facts.height_px = self.codec, self.width_px, self.height_px
         facts.fps, facts.decode = self.fps, self.decode
 
