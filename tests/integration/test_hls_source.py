@@ -2,7 +2,9 @@
 
 import asyncio
 import datetime
+import gzip
 import itertools
+import zlib
 
 import pytest
 from cryptography.hazmat.primitives import padding
@@ -359,3 +361,50 @@ async def test_a_wrong_password_is_an_auth_error_without_the_password():
     assert caught.value.code == "auth"
     assert "secret" not in str(caught.value)
     assert "hidden" not in str(caught.value)
+
+
+def rewritten(live, change):
+    """The playlist of a stream at its address, its answer changed."""
+
+    def answer(request):
+        return change(live._playlist(request))
+
+    return answer
+
+
+async def test_a_server_that_tells_viewers_apart_by_a_cookie_gets_it_back_with_every_segment():
+    async with workshop() as shop, Origin() as origin:
+        clip = hls_clip()
+        live = recording(origin, clip)
+
+        def with_cookie(reply):
+            reply.headers["Set-Cookie"] = "viewer=7; Path=/; HttpOnly"
+            return reply
+
+        def gated(segment):
+            def answer(request):
+                return Reply(segment) if request.headers.get("cookie") == "viewer=7" else Reply(status=403)
+
+            return answer
+
+        url = origin.on("/gated.m3u8", rewritten(live, with_cookie))
+        for number, segment in enumerate(clip.segments):
+            origin.on(live.path(number), gated(segment))
+        frames = await take(shop.hls(url))
+
+    assert len(frames) == 16
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate"])
+async def test_a_playlist_that_comes_compressed_all_the_same_is_read(encoding):
+    squeeze = {"gzip": gzip.compress, "deflate": zlib.compress}[encoding]
+
+    def compressed(reply):
+        return Reply(squeeze(reply.body), headers={**reply.headers, "Content-Encoding": encoding})
+
+    async with workshop() as shop, Origin() as origin:
+        url = origin.on("/small.m3u8", rewritten(recording(origin, hls_clip()), compressed))
+        frames = await take(shop.hls(url))
+
+    assert len(frames) == 16
+    assert {request.headers["accept-encoding"] for request in origin.requests} == {"identity"}

@@ -8,6 +8,7 @@ import trustme
 from pydantic import ValidationError
 
 from freeroam.sources.fetching import FetchTimeouts
+from freeroam.sources.http_files import TemporaryReader, TemporarySpace
 from freeroam.vocabulary.errors import InvalidInput, SourceError
 from freeroam.vocabulary.job import SourceOptions
 from tests.clips import file_clip, hls_clip, picture, second_of
@@ -121,7 +122,7 @@ async def test_broken_pictures_of_a_camera_are_counted_and_passed_over():
     async def answer(request):
         request.writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: multipart/x-mixed-replace; boundary=frame\r\n\r\n")
         for number in range(1000):
-            request.writer.write(part(picture(1) if number % 3 == 0 else b"\xff\xd8\xff no picture"))
+            request.writer.write(part(picture(1) if number % 3 == 0 else b"\xff\xd8\xff no picture \xff\xd9"))
             await request.writer.drain()
             await asyncio.sleep(0.01)
 
@@ -352,3 +353,30 @@ async def test_many_streams_share_the_pool_and_none_waits_for_another():
             taken = await asyncio.gather(*(take(source, 2) for source in sources))
 
     assert [len(frames) for frames in taken] == [2] * 20
+
+
+async def test_a_camera_slower_than_a_server_may_be_silent_is_read_on():
+    async with workshop(timeouts=FetchTimeouts(read_s=0.1)) as shop, Origin() as origin:
+        url = origin.on("/camera", camera("multipart/x-mixed-replace; boundary=frame", pause_s=0.3))
+        frames = await take(shop.http(url, fps=10.0), 3)
+
+        assert len(frames) == 3
+        assert origin.asked("/camera") == 1
+
+
+async def test_a_recording_without_ranges_finds_no_room_when_others_fill_the_temporary_space():
+    space = TemporarySpace(limit_bytes=len(file_clip()) + 1000)
+    async with workshop() as shop, Origin() as origin:
+        url = origin.on("/video.mp4", Reply(file_clip(), headers={"Accept-Ranges": "none"}))
+        session = shop.fetcher.session(url)
+        async with await session.open(url) as response:
+            first = await TemporaryReader.fetch(response, space)
+        async with await session.open(url) as response:
+            with pytest.raises(SourceError) as caught:
+                await TemporaryReader.fetch(response, space)
+        assert caught.value.code == "unavailable"
+        assert (space.used_bytes, space.refused) == (len(file_clip()), 1)
+
+        await first.aclose()
+        await first.aclose()
+        assert space.used_bytes == 0

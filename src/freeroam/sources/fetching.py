@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import AsyncGenerator, AsyncIterable, Mapping
+import zlib
+from collections.abc import AsyncGenerator, AsyncIterable, Iterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from types import TracebackType
@@ -16,6 +17,8 @@ import httpcore
 from freeroam.clock import Clock
 from freeroam.security.dialing import Dialer
 from freeroam.security.url_policy import HTTP_SCHEMES, ParsedTarget
+from freeroam.sources.http_cookies import CookieJar
+from freeroam.sources.http_encoding import PLAIN, UNDERSTOOD, Inflater
 from freeroam.sources.http_grammar import (
     FINAL,
     ByteRange,
@@ -113,6 +116,7 @@ class FetchSession:
         self._fetcher = fetcher
         self._verify_tls = verify_tls
         self._home_headers = checked_headers(headers)
+        self._cookies = CookieJar()
         self._has_own_authorization = any(name.lower() == b"authorization" for name, _ in self._home_headers)
 
     async def open(self, url: str, byte_range: ByteRange | None = None) -> Response:
@@ -198,6 +202,8 @@ class FetchSession:
             try:
                 async with asyncio.timeout(answer_s):
                     answer = await pool.handle_async_request(request)
+                set_by = [value.decode("latin-1") for name, value in answer.headers if name.lower() == b"set-cookie"]
+                self._cookies.take(target.origin, target.path, set_by)
                 return Response(self._fetcher, target, answer)
             except (httpcore.ReadError, httpcore.RemoteProtocolError) as error:
                 if is_last:
@@ -222,8 +228,13 @@ class FetchSession:
         if byte_range is not None:
             headers.append((b"Range", byte_range.header.encode()))
         is_home = target.origin == self.home.origin
+        cookies = self._cookies.header(target.origin, target.path)
         if is_home:
-            headers.extend(self._home_headers)
+            own = [value.decode("latin-1") for name, value in self._home_headers if name.lower() == b"cookie"]
+            cookies = "; ".join([*own, cookies] if cookies else own)
+            headers.extend(header for header in self._home_headers if header[0].lower() != b"cookie")
+        if cookies:
+            headers.append((b"Cookie", cookies.encode("latin-1")))
         if not any(name.lower() == b"user-agent" for name, _ in headers):
             headers.append((b"User-Agent", USER_AGENT.encode()))
         owner = target if target.username is not None else self.home if is_home else None
@@ -240,12 +251,14 @@ class Response:
         status: 200 or 206 once ``FetchSession.open`` has returned it.
         target: The address that gave it.
         skip_bytes: Where the wanted range begins in the body; not 0 where a server sends all instead of a part.
+        silence_s: Longest wait for a piece of the body; None waits for ever.
     """
 
     def __init__(self, fetcher: Fetcher, target: ParsedTarget, answer: httpcore.Response) -> None:
         self.status = answer.status
         self.target = target
         self.skip_bytes = 0
+        self.silence_s: float | None = fetcher.timeouts.read_s
         self._fetcher = fetcher
         self._answer = answer
         self._headers = {
@@ -306,12 +319,15 @@ class Response:
         announced = self.length_bytes
         if max_bytes is not None and announced is not None and announced > max_bytes:
             raise self._broken(f"is longer than {max_bytes} bytes", name)
-        clock, read_s = self._fetcher.clock, self._fetcher.timeouts.read_s
-        waited_s, received = 0.0, 0
+        clock, waited_s, received = self._fetcher.clock, 0.0, 0
+        encoding = self.header("content-encoding").lower()
+        inflater = None if encoding in PLAIN else Inflater(encoding)
         stream = cast("AsyncIterable[bytes]", self._answer.stream)
         async with aclosing(cast("AsyncGenerator[bytes, None]", aiter(stream))) as parts:
             while True:
-                left_s = read_s if budget_s is None else min(read_s, budget_s - waited_s)
+                left_s = None if budget_s is None else budget_s - waited_s
+                if self.silence_s is not None:
+                    left_s = self.silence_s if left_s is None else min(self.silence_s, left_s)
                 began_s = clock.monotonic_s()
                 try:
                     async with asyncio.timeout(left_s):
@@ -321,13 +337,22 @@ class Response:
                     raise SourceError(SourceErrorCode.TIMEOUT, text) from None
                 except (httpcore.NetworkError, httpcore.ProtocolError, OSError):
                     raise self._broken(f"broke off after {received} bytes", name) from None
+                if part is None and inflater is not None and not inflater.is_whole:
+                    raise self._broken(f"broke off after {received} bytes", name)
                 if part is None:
                     return
                 waited_s += clock.monotonic_s() - began_s
-                received += len(part)
-                if max_bytes is not None and received > max_bytes:
-                    raise self._broken(f"is longer than {max_bytes} bytes", name)
-                yield part
+                for piece in (part,) if inflater is None else self._inflated(inflater, part, name):
+                    received += len(piece)
+                    if max_bytes is not None and received > max_bytes:
+                        raise self._broken(f"is longer than {max_bytes} bytes", name)
+                    yield piece
+
+    def _inflated(self, inflater: Inflater, data: bytes, name: str) -> Iterator[bytes]:
+        try:
+            yield from inflater.feed(data)
+        except zlib.error:
+            raise self._broken("is not compressed as it says", name) from None
 
     async def aclose(self) -> None:
         """Give the connection back, or close it if the body was not read to its end."""
@@ -344,7 +369,7 @@ async def _accepted(response: Response, byte_range: ByteRange | None) -> Respons
         if status not in {200, 206}:
             raise SourceError(status_code(status), f"{response.target.shown} answered {status}")
         encoding = response.header("content-encoding").lower()
-        if encoding not in {"", "identity"}:
+        if encoding not in PLAIN and (encoding not in UNDERSTOOD or byte_range is not None):
             message = f"{response.target.shown} sends {encoding[:20]!r} although identity was asked for"
             raise SourceError(SourceErrorCode.BAD_DATA, message)
         if byte_range is not None:

@@ -159,6 +159,10 @@ class HttpSource:
         async with self._decoders.open_pictures(self._wish) as pictures:
             reading = PictureReading(pictures, queue, self.facts, self._clock, wish=self._wish)
             self._tell_wish = reading.change_wish
+            # A camera may send a picture a minute; whether it has fallen silent is for the stall timeout to say.
+            stall_s = self._request.options.stall_timeout_s
+            stall_s = self._hls_config.stall_timeout_s if stall_s is None else stall_s
+            response.silence_s = max(stall_s, response.silence_s or 0.0) if stall_s > 0 else None
             await reading.follow(response, rest)
 
     async def _read_snapshots(

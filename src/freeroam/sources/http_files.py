@@ -15,6 +15,8 @@ from freeroam.sources.http_grammar import ByteRange
 from freeroam.vocabulary.errors import SourceError, SourceErrorCode
 
 MAX_TEMPORARY_BYTES = 2 * 1024**3
+ALL_TEMPORARY_BYTES = 8 * 1024**3
+"""Most that all such files of the process may take together."""
 SKIP_BYTES = 512 * 1024
 """A step ahead of at most so much is read over; a longer one asks anew."""
 
@@ -131,32 +133,74 @@ class RangeReader:
         self._at = offset
 
 
+class TemporarySpace:
+    """What temporary files may take of the disk, all together.
+
+    Args:
+        limit_bytes: The most.
+
+    Attributes:
+        used_bytes: What they take now.
+        refused: How many were given up because nothing was left.
+    """
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._limit_bytes = limit_bytes
+        self.used_bytes = 0
+        self.refused = 0
+
+    def take(self, size_bytes: int) -> None:
+        """Take some of it.
+
+        Raises:
+            SourceError: ``unavailable``: that much is not left.
+        """
+        if self.used_bytes + size_bytes > self._limit_bytes:
+            self.refused += 1
+            message = (
+                f"recordings that their servers do not give in ranges fill the {self._limit_bytes} bytes for temporary "
+                "files; try again when another has been read"
+            )
+            raise SourceError(SourceErrorCode.UNAVAILABLE, message)
+        self.used_bytes += size_bytes
+
+    def give_back(self, size_bytes: int) -> None:
+        """Give back what was taken."""
+        self.used_bytes -= size_bytes
+
+
+TEMPORARY_SPACE = TemporarySpace(ALL_TEMPORARY_BYTES)
+
+
 class TemporaryReader:
     """Bytes of a file that was fetched whole, because its server answers no ranges; unlinked from the beginning."""
 
-    def __init__(self, file: IO[bytes], size_bytes: int) -> None:
+    def __init__(self, file: IO[bytes], size_bytes: int, space: TemporarySpace) -> None:
         self.size_bytes = size_bytes
         self._file = file
+        self._space: TemporarySpace | None = space
 
     @classmethod
-    async def fetch(cls, response: Response) -> TemporaryReader:
+    async def fetch(cls, response: Response, space: TemporarySpace = TEMPORARY_SPACE) -> TemporaryReader:
         """Read ``response`` to its end.
 
         Raises:
-            SourceError: ``bad_data``: longer than 2 GiB, or broken off; ``timeout``.
+            SourceError: ``bad_data``: longer than 2 GiB, or broken off; ``timeout``; ``unavailable``: no space is left.
         """
         file: IO[bytes] = tempfile.TemporaryFile(prefix="freeroam-")  # noqa: SIM115 - closed by aclose
         size = 0
         try:
             async with aclosing(response.pieces(MAX_TEMPORARY_BYTES, name="file")) as pieces:
                 async for piece in pieces:
-                    await asyncio.to_thread(file.write, piece)
+                    space.take(len(piece))
                     size += len(piece)
+                    await asyncio.to_thread(file.write, piece)
             await asyncio.to_thread(file.flush)
         except BaseException:
             file.close()
+            space.give_back(size)
             raise
-        return cls(file, size)
+        return cls(file, size, space)
 
     async def read_at(self, offset: int, size: int) -> bytes:
         """Return at most ``size`` bytes from ``offset``; empty only at the end."""
@@ -164,5 +208,8 @@ class TemporaryReader:
 
     async def aclose(self) -> None:
         """Let the file go."""
+        space, self._space = self._space, None
+        if space is not None:
+            space.give_back(self.size_bytes)
         with suppress(OSError):
             self._file.close()
