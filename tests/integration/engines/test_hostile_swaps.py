@@ -63,7 +63,9 @@ async def test_a_place_that_was_kept_in_a_version_that_leaves_does_not_hold_it(e
     async with running(fake(), fake("eye")) as engine:
         place = engine.reserve("fake", Priority.NORMAL)
         await engine.load_model(fake(version="2"))
-        assert versions_of(engine)["1"] is not ModelState.UNLOADED
+        for _ in range(5):
+            await asyncio.sleep(0)  # whoever ends it looks, and finds the place kept
+        assert engine.describe("fake@1").state is ModelState.DRAINING
         if end == "asked":
             assert (await engine.ask(question(model="fake"), place)).version == "2"
         elif end == "too late":
@@ -228,21 +230,16 @@ async def test_traffic_cannot_be_split_while_a_swap_goes_on() -> None:
 async def test_who_names_a_version_that_never_got_ready_is_not_told_that_the_service_stops() -> None:
     errors: Counter[type] = Counter()
     async with running(fake()) as engine:
-        loading = asyncio.create_task(engine.load_model(fake(version="2", load_ms=200.0, load_error="no weights")))
-
-        async def ask_for_it() -> None:
+        loading = asyncio.create_task(engine.load_model(user_model("Doomed", "sick", "2")))
+        await until(lambda: "2" in versions_of(engine))
+        while not loading.done():
             try:
                 await engine.ask(question(model="fake@2"))
             except FreeroamError as error:
                 errors[type(error)] += 1
-
-        asking = []
-        while not loading.done():
-            asking.append(asyncio.create_task(ask_for_it()))
-            await asyncio.sleep(0.001)
-        with pytest.raises(ModelError, match="no weights"):
+            await asyncio.sleep(0)
+        with pytest.raises(ModelError, match="answers are noise"):
             await loading
-        await asyncio.gather(*asking)
 
     assert errors[ModelNotReady]
     assert errors.keys() <= {ModelNotReady, NotFound}
