@@ -247,6 +247,8 @@ class JobDesk:
         self._parts.engine.describe(model)
         if params is not None and (params.max_tokens or 0) > self._config.max_tokens:
             raise InvalidInput(f"max_tokens must be at most {self._config.max_tokens} (MAX_TOKENS)")
+        if params is not None and (params.messages is not None or params.chat is not None):
+            raise InvalidInput("a job asks its prompt: params.messages and params.chat belong to /v1/chat/completions")
 
     async def _find(self, job_id: str) -> StoredJob:
         stored = await self._parts.store.find_job(job_id)

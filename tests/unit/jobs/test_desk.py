@@ -93,6 +93,7 @@ async def test_a_job_with_its_own_prompt_ignores_the_global_one(place: Workplace
         ({"prompt": "a\x00b"}, InvalidInput, "NUL"),
         ({"fps": 31}, InvalidInput, "MAX_FPS"),
         ({"params": {"max_tokens": 5000}}, InvalidInput, "MAX_TOKENS"),
+        ({"params": {"messages": [{"role": "user", "content": "else"}]}}, InvalidInput, "a job asks its prompt"),
         ({"model": "unknown"}, NotFound, "Model unknown not found"),
     ],
 )
