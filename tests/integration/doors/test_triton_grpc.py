@@ -22,7 +22,10 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 from tritonclient.utils import InferenceServerException
 
 from freeroam.api.grpc import inference_pb2 as wire
+from freeroam.api.grpc.health import MAX_CHECKS
+from freeroam.api.grpc.reflecting import MAX_STREAMS
 from tests.integration.doors.conftest import SEER, SPEAKER, Doors
+from tests.waiting import until
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -276,6 +279,36 @@ def test_health_and_reflection_are_as_tools_expect(channel: grpc.Channel) -> Non
     assert "ModelStreamInfer" in {
         method.name for method in database.FindFileContainingSymbol(SERVICE).service[0].method
     }
+
+
+async def test_what_is_open_to_all_is_bounded(channel: grpc.Channel) -> None:
+    # Given strangers who open streams and ask nothing
+    health, reflection = (
+        "/grpc.health.v1.Health/Check",
+        "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+    )
+    for method, bound in ((health, MAX_CHECKS), (reflection, MAX_STREAMS)):
+        kept: queue.Queue[bytes | None] = queue.Queue()
+        calls = [channel.stream_stream(method)(iter(kept.get, None)) for _ in range(bound + 8)]
+
+        # When there are too many of them, then the last are refused
+        await until(lambda calls=calls: sum(call.done() for call in calls) >= 8)
+        refused = [call for call in calls if call.done()]
+        assert {call.code() for call in refused} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
+        for call in calls:
+            call.cancel()
+            kept.put(None)
+
+    # And once they are gone, there is room again
+    stub = health_pb2_grpc.HealthStub(channel)
+
+    def is_serving() -> bool:
+        try:
+            return stub.Check(health_pb2.HealthCheckRequest()).status == health_pb2.HealthCheckResponse.SERVING
+        except grpc.RpcError:
+            return False
+
+    await until(is_serving)
 
 
 def infer_request(**more: Any) -> bytes:

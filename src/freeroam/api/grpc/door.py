@@ -15,6 +15,7 @@ from freeroam.api.grpc import inference_pb2
 from freeroam.api.grpc.health import HEALTH_SERVICE, Health
 from freeroam.api.grpc.methods import Methods, Unoffered
 from freeroam.api.grpc.passage import SERVICE
+from freeroam.api.grpc.reflecting import Reflection
 from freeroam.api.parts import Parts
 from freeroam.observability.logs import get_logger
 from freeroam.vocabulary.errors import ConfigurationError
@@ -115,9 +116,7 @@ class GrpcDoor:
         for known in (health_pb2, reflection_pb2):
             pool.AddSerializedFile(known.DESCRIPTOR.serialized_pb)
         names = (SERVICE, HEALTH_SERVICE, reflection.SERVICE_NAME)
-        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(
-            reflection.aio.ReflectionServicer(names, pool), self._server
-        )
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(Reflection(names, pool), self._server)
         handlers = (Methods(parts, self._doorkeeper).table(), Health(parts).table(), Unoffered())
         self._server.add_generic_rpc_handlers(handlers)
         await self._server.start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -17,6 +18,9 @@ LOOK_EVERY_S = 0.5
 """How often a watcher looks."""
 
 MAX_WATCHERS = 64
+MAX_CHECKS = 64
+CHECK_S = 5.0
+"""How long the question of a check may take to come."""
 
 
 class Health:
@@ -29,11 +33,13 @@ class Health:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._watchers = 0
+        self._checks = 0
 
     def table(self) -> Any:
         """Return what gRPC looks methods up in."""
         methods = {
-            "Check": grpc.unary_unary_rpc_method_handler(
+            # As a stream of one, because gRPC reads the message of a unary method before it asks whether it is wanted.
+            "Check": grpc.stream_stream_rpc_method_handler(
                 self.check,
                 request_deserializer=health_pb2.HealthCheckRequest.FromString,
                 response_serializer=health_pb2.HealthCheckResponse.SerializeToString,
@@ -57,12 +63,29 @@ class Health:
         statuses = health_pb2.HealthCheckResponse
         return statuses.SERVING if is_well else statuses.NOT_SERVING
 
-    async def check(self, request: Any, context: Context) -> Any:
+    async def check(self, requests: AsyncIterator[Any], context: Context) -> None:
         """Answer once."""
+        request = await self._read(requests, context)
         status = self.status_of(request.service)
         if status is None:
             await context.abort(grpc.StatusCode.NOT_FOUND, f"there is no service or model {request.service[:100]!r}")
-        return health_pb2.HealthCheckResponse(status=status)
+        await context.write(health_pb2.HealthCheckResponse(status=status))
+
+    async def _read(self, requests: AsyncIterator[Any], context: Context) -> Any:
+        """Return what is asked; strangers may ask, so few of them at once, and not for long."""
+        if self._checks >= MAX_CHECKS:
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"{MAX_CHECKS} are asking already")
+        self._checks += 1
+        try:
+            async with asyncio.timeout(CHECK_S):
+                request = await anext(aiter(requests), None)
+        except TimeoutError:
+            request = None
+        finally:
+            self._checks -= 1
+        if request is None:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"no complete question came within {CHECK_S:g} s")
+        return request
 
     async def watch(self, request: Any, context: Context) -> AsyncIterator[Any]:
         """Answer now, and again whenever it changes; ends when the service has begun to stop."""
