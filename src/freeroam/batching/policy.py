@@ -179,11 +179,14 @@ class Line:
         batch: list[Entry] = []
         cost = 0
         while self._entries and len(batch) < min(slots, rules.max_batch):
+            was_turn_of_aged = self._is_turn_of_aged
             level = self._next_level(rules, now_s)
             lanes = self._lanes[level]
             name, lane = next(iter(lanes.items()))
             entry = next(iter(lane.values()))
             if batch and (entry.is_alone or cost + entry.cost > rules.max_cost):
+                # Its turn is not over: the next batch begins with it, or one that fits no batch would starve.
+                self._is_turn_of_aged = was_turn_of_aged
                 break
             lanes.move_to_end(name)
             self._forget(entry)

@@ -292,6 +292,22 @@ def test_slots_that_come_free_one_by_one_serve_an_aged_request_first() -> None:
     assert lanes(decide(line, Credit(1), rules, 5.2, 0.0, 0.005).batch) == "low"
 
 
+@pytest.mark.parametrize("more", [{"is_alone": True}, {"cost": 900}], ids=["alone", "costly"])
+def test_an_aged_request_that_fits_no_begun_batch_begins_the_next(more: dict[str, int]) -> None:
+    # Given two that have waited too long, one of which goes into no batch with others, in an endless flood
+    line = line_of(entry("a", LOW), entry("b", LOW, **more))
+
+    # When batches are made
+    served = []
+    for _ in range(3):
+        for _ in range(4):
+            line.add(entry("flood", HIGH, at_s=9.0, cost=200))
+        served.append(lanes(decided(line, 10.0).batch).replace("flood", "."))
+
+    # Then it keeps its turn until a batch can begin with it
+    assert served == ["a.", "b", "...."]
+
+
 def test_a_batch_that_is_sent_ahead_looks_at_who_will_have_waited_when_it_begins() -> None:
     line = line_of(entry("low", LOW), *(entry("h", HIGH, at_s=4.0) for _ in range(8)))
 
