@@ -14,6 +14,7 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import HTTPConnection
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 import freeroam
 from freeroam.api import exposition, health, infer, jobs, listening, models, prompts, status
@@ -28,7 +29,7 @@ from freeroam.api.oip import routes as oip
 from freeroam.api.openai import routes as openai
 from freeroam.api.parts import ApiConfig
 from freeroam.api.problems import ProblemResponse, explain_validation, problem_of
-from freeroam.api.shapes import is_below
+from freeroam.api.shapes import is_below, path_of
 from freeroam.clock import Clock
 from freeroam.observability.metrics import Metrics
 from freeroam.vocabulary.errors import FreeroamError, RateLimited, Unavailable, UnknownField
@@ -71,6 +72,7 @@ def create_application(
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     app.state.config = config
+    app.router.default = partial(_nowhere, app.router.default)
     direct = (*infer.ROUTES, *openai.ROUTES)
     app.router.routes.extend(direct)
     for noun in (health, jobs, listening, prompts, models, status, openai, oip, oip_repository):
@@ -136,6 +138,15 @@ def describe(app: FastAPI) -> dict[str, Any]:
     }
     app.openapi_schema = schema
     return schema
+
+
+async def _nowhere(otherwise: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+    """Deny a WebSocket that nothing takes in the words of all errors; the framework would refuse it without one."""
+    if scope["type"] != "websocket":
+        await otherwise(scope, receive, send)
+        return
+    message = f"There is no WebSocket at {path_of(scope)[:200]}"
+    await ProblemResponse(404, message)(scope, receive, send)
 
 
 def _answer_of(metrics: Metrics, error: FreeroamError) -> ProblemResponse:

@@ -190,9 +190,9 @@ class ProblemResponse(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the answer; a WebSocket that was not accepted is denied with it, or closed where that is unknown."""
+        self.body = _to_json(error_body(path_of(scope), self.status_code, self._message, self._detail))
+        self.headers["content-length"] = str(len(self.body))
         if scope["type"] != "websocket":
-            self.body = _to_json(error_body(path_of(scope), self.status_code, self._message, self._detail))
-            self.headers["content-length"] = str(len(self.body))
             await super().__call__(scope, receive, send)
         elif "websocket.http.response" in scope.get("extensions", {}):
             await send(

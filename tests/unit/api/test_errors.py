@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import httpx
 import pytest
 
+from freeroam.api.application import create_application
 from freeroam.api.bounds import AnswerDeadline, BodyLimit, ConnectionLimit
-from freeroam.api.parts import Parts
+from freeroam.api.parts import ApiConfig, Parts
 from freeroam.api.problems import ProblemResponse, explain_validation, grpc_code_of, problem_of, status_of
 from freeroam.observability.metrics import Metrics
+from freeroam.testing import FakeClock
 from freeroam.vocabulary import errors
 
 Connect = Callable[..., httpx.AsyncClient]
@@ -77,6 +80,51 @@ async def test_unknown_paths_and_methods_have_the_shape_too(connect: Connect) ->
         answer = await client.request(method, path)
         assert answer.status_code == status
         assert set(answer.json()) == {"error", "detail"}
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("/infer", {"error": "There is no WebSocket at /infer", "detail": None}),
+        ("/nowhere", {"error": "There is no WebSocket at /nowhere", "detail": None}),
+        ("/v2/models/a/infer", {"error": "There is no WebSocket at /v2/models/a/infer"}),
+        (
+            "/v1/completions",
+            {
+                "error": {
+                    "message": "There is no WebSocket at /v1/completions",
+                    "type": "invalid_request_error",
+                    "param": None,
+                    "code": None,
+                }
+            },
+        ),
+    ],
+)
+async def test_a_websocket_that_nothing_takes_is_denied_in_the_doors_words(
+    parts: Parts, clock: FakeClock, path: str, message: dict[str, Any]
+) -> None:
+    # Given a route of another kind, or none, when a WebSocket is opened there
+    app = create_application(ApiConfig(), clock, parts.metrics)
+    app.state.parts = parts
+    sent: list[dict[str, Any]] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "websocket.connect"}
+
+    scope = {
+        "type": "websocket", "path": path, "root_path": "", "query_string": b"", "headers": [(b"host", b"localhost")],
+        "client": ("127.0.0.1", 4711), "server": ("127.0.0.1", 80), "scheme": "ws", "subprotocols": [],
+        "extensions": {"websocket.http.response": {}},
+    }  # fmt: skip
+    await app(scope, receive, send)
+
+    # Then the answer is a 404 in the shape of that door
+    assert sent[0]["status"] == 404
+    assert json.loads(sent[1]["body"]) == message
 
 
 async def test_a_defect_is_a_500_without_a_trace_and_with_an_id_to_look_up(connect: Connect, parts: Parts) -> None:
