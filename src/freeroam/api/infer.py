@@ -16,6 +16,7 @@ from freeroam.api.inference_calls import NO_PARAMS, CallerGone, InferenceCall, W
 from freeroam.api.parts import Parts
 from freeroam.api.problems import responses
 from freeroam.api.speech_stream import SpeechStream
+from freeroam.security.redaction import redact_text
 from freeroam.vocabulary.errors import FreeroamError
 from freeroam.vocabulary.inference import InferenceParams, Output, Piece, Prediction, Priority
 from freeroam.vocabulary.model_calls import InferAnswer, InferQuestion
@@ -194,7 +195,7 @@ class NativeEvents:
         """Return ``event: error`` with what was wrong and what had been given until then."""
         body = {
             "request_id": orjson.Fragment(self._id),
-            "error": error.message,
+            "error": redact_text(error.message),
             "detail": {"code": error.code},
             "finish_reason": "error",
             "usage": usage,

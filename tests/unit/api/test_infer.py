@@ -300,6 +300,21 @@ async def test_what_fails_after_the_first_event_is_told_as_an_event(connect: Con
     assert last["usage"]["completion_tokens"] == 1
 
 
+@pytest.mark.parametrize("path", ["/infer_stream", "/v1/completions", "/v2/models/gpt2/generate_stream"])
+async def test_what_fails_late_tells_no_secret_at_any_door(connect: Connect, engine: TalkingEngine, path: str) -> None:
+    # Given a model whose failure names an address with its log-in, when it fails in the middle of an answer
+    engine.failure = ModelError("http://admin:hunter2@far/v1 said: Authorization: Bearer sk-hunter2hunter2")
+    engine.fails_late = True
+    body = {"text_input": "Once"} if path.startswith("/v2") else {"model": "gpt2", "prompt": "Once", "stream": True}
+    async with connect() as client:
+        answer = await client.post(path, json=body)
+
+    # Then the event says what failed, without the log-in
+    assert answer.status_code == 200
+    assert "far/v1 said" in answer.text
+    assert "hunter2" not in answer.text
+
+
 async def test_calls_are_counted_by_how_they_ended(connect: Connect, engine: TalkingEngine, parts: Parts) -> None:
     # Given one whole answer, one that was spoken, one refusal and one name that a caller made up
     async with connect() as client:
