@@ -28,7 +28,7 @@ import psutil
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.doors import KEY, RAISED, Server, say_settings
-from benchmarks.service import free_port, tree_cost, write_json
+from benchmarks.service import free_port, pss_bytes, write_json
 
 from freeroam.client import AsyncClient, Client, Retries
 from freeroam.vocabulary.errors import FreeroamError
@@ -212,14 +212,19 @@ def wait_until(condition: Any, limit_s: float = 60.0) -> None:
         time.sleep(0.1)
 
 
-def memory_bytes(server: Server, seconds: int = 8) -> int:
-    """Return the memory of the service and its children while only the jobs run: the median of so many looks."""
+def memory_mib(server: Server, seconds: int = 8) -> dict[str, float]:
+    """Return the memory (PSS) of the service and its children while only the jobs run: the medians of so many looks."""
     time.sleep(2.0)
-    looks = []
+    looks: list[Counter[str]] = []
     for _ in range(seconds):
         time.sleep(1.0)
-        looks.append(tree_cost(server.process.pid).pss_bytes)
-    return int(statistics.median(looks))
+        look: Counter[str] = Counter({"service": pss_bytes(server.process.pid)})
+        for child in psutil.Process(server.process.pid).children(recursive=True):
+            line = " ".join(child.cmdline())
+            look["models" if "engines.replica" in line else "decoders"] += pss_bytes(child.pid)
+        looks.append(look)
+    told = {name: statistics.median(look[name] for look in looks) / 2**20 for name in looks[0]}
+    return {**told, "all": statistics.median(look.total() for look in looks) / 2**20}
 
 
 def swap_all(client: Client, server: Server, chosen: argparse.Namespace) -> tuple[list[float], set[int]]:
@@ -246,13 +251,13 @@ def measure(server: Server, chosen: argparse.Namespace) -> dict[str, Any]:
         load = Load(server, chosen.connections, jobs)
         time.sleep(chosen.calm_s)
         calm = load.end()
-        before_bytes = memory_bytes(server)
+        before_mib = memory_mib(server)
         load = Load(server, chosen.connections, jobs)
         time.sleep(chosen.between_s)
         swaps_ms, pids = swap_all(client, server, chosen)
         seen = load.end()
         wait_until(lambda: at_rest(client))
-        after_bytes = memory_bytes(server)
+        after_mib = memory_mib(server)
         looks = [look_at(client, job) for job in jobs]
         wait_until(lambda: len(replicas_of(server)) == 2)
         left = sorted(pid for pid in pids - replicas_of(server) if psutil.pid_exists(pid))
@@ -273,8 +278,8 @@ def measure(server: Server, chosen: argparse.Namespace) -> dict[str, Any]:
             for name in (SPEAKER, LOOKER)
             for kind, load in (("calm", calm), ("swapping", seen))
         },
-        "memory_mib": {"before": before_bytes / 2**20, "after": after_bytes / 2**20},
-        "memory_change": after_bytes / before_bytes - 1.0,
+        "memory_mib": {"before": before_mib, "after": after_mib},
+        "memory_change": after_mib["all"] / before_mib["all"] - 1.0,
         "processes_left": left,
         "client_cores": seen["client_cores"],
     }
