@@ -29,9 +29,14 @@ def keep_large_blocks_apart() -> None:
         mallopt(_M_TRIM_THRESHOLD, TRIM_BYTES)
 
 
-def give_memory_back() -> None:
-    """Collect what is unreachable and return to the system what the heap keeps for later."""
-    gc.collect()
+def give_memory_back(*, collects: bool = True) -> None:
+    """Return to the system what the heap keeps for later; lets other threads run meanwhile.
+
+    Args:
+        collects: Whether what is unreachable is collected first, which holds up every thread.
+    """
+    if collects:
+        gc.collect()
     malloc_trim = _of_glibc("malloc_trim")
     if malloc_trim is not None:
         malloc_trim(0)

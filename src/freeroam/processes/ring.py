@@ -10,6 +10,7 @@ A ring belongs to one maker, so that no maker can change another's pictures; rea
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import itertools
 import mmap
@@ -60,7 +61,7 @@ class FrameRing:
 
     @property
     def is_closed(self) -> bool:
-        """Whether no further process can be shown this ring."""
+        """Whether no further process can be shown this ring, and no further place be leased."""
         return self.read_fd < 0
 
     @property
@@ -72,6 +73,8 @@ class FrameRing:
     def lease(self, size_bytes: int) -> Lease | None:
         """Return a place for a picture of up to ``size_bytes``, the lowest there is; None if there is no room."""
         self._take_back()
+        if self.is_closed:
+            return None
         wanted = _in_pages(size_bytes)
         for index, (start, end) in enumerate(self._free):
             if end - start >= wanted:
@@ -96,7 +99,9 @@ class FrameRing:
             self._dirty_end = keep
 
     def close(self) -> None:
-        """Close the descriptors; views that are still held stay good until they are let go."""
+        """Close it; views that are still held stay good until they are let go, and the memory goes with the last."""
+        with contextlib.suppress(BufferError):
+            self._map.close()
         for descriptor in {self.write_fd, self.read_fd}:
             os.close(descriptor)
         self.write_fd = self.read_fd = -1

@@ -7,6 +7,7 @@ import os
 import sys
 
 import numpy as np
+import psutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -152,7 +153,19 @@ def test_pictures_outlive_the_ring_that_they_lie_in(ring) -> None:
     ring.close()
 
     assert ring.is_closed
+    assert ring.lease(1) is None
     assert bytes(pixels) == b"still here"
+
+
+def test_a_ring_that_nobody_looks_at_leaves_nothing_open() -> None:
+    before = psutil.Process().num_fds()
+    ring = FrameRing(10 * PAGE_BYTES)
+    held = written(ring, b"x")
+    del held
+
+    ring.close()
+
+    assert psutil.Process().num_fds() == before
 
 
 def test_a_copy_is_kept_unchanged_for_as_long_as_anybody_holds_it_and_its_block_is_used_again_after(ring) -> None:
