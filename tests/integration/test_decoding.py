@@ -344,6 +344,37 @@ async def test_a_feed_is_not_given_to_an_idle_decoder_that_hangs() -> None:
         await two.stop()
 
 
+async def test_a_video_that_ends_its_decoder_twice_is_decoded_where_it_harms_no_other(pool, monkeypatch) -> None:
+    monkeypatch.setattr("freeroam.sources.decoding.pool.WARD_REST_S", 0.05)
+    good, bad = FeedShape(wish(2), "mpegts", owner="good"), FeedShape(wish(2), "mpegts", owner="bad")
+
+    async def lose(shape: FeedShape) -> int:
+        async with pool.open_feed(shape) as feed:
+            victim = feed._slot.pid
+            os.kill(victim, signal.SIGKILL)
+            with pytest.raises(SourceError):
+                [None async for _ in feed.decoded()]
+            return victim
+
+    # The first two times it meets the process that all share.
+    for _ in range(2):
+        await until(lambda: pool.pids)
+        assert await lose(bad) not in pool.pids
+    await until(lambda: pool.pids)
+    shared = pool.pids[0]
+
+    # From then on its neighbours live.
+    async with pool.open_feed(good) as neighbour:
+        assert neighbour._slot.pid == shared
+        assert await lose(bad) != shared
+        assert await lose(bad) != shared
+        await fill(neighbour, clip())
+        assert len([None async for _ in neighbour.decoded()]) == 12
+
+    # And what was started for it ends when it is gone.
+    await until(lambda: pool.pids == [shared])
+
+
 async def test_a_decoder_that_grew_fat_is_replaced() -> None:
     lean = DecoderPool(DecoderConfig(processes=1, max_rss_bytes=1), SystemClock())
     await lean.start()

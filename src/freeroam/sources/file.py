@@ -76,6 +76,7 @@ class FileSource:
                 next_due_s=self._request.resume_due_s,
                 skip_until_s=self._skip_until_s,
                 starts_at_s=0.0,
+                owner=self._request.stream_ref,
             )
             async with self._pool.open_feed(shape, reader) as feed:
                 self._feed = feed
@@ -100,7 +101,7 @@ class FileSource:
         self.facts.codec = picture_form(data)
         if self._skip_until_s is not None:
             return
-        async with self._pool.open_pictures(self._wish) as pictures:
+        async with self._pool.open_pictures(self._wish, self._request.stream_ref) as pictures:
             decoded = await pictures.decode(data)
         self.facts.width_px, self.facts.height_px = decoded.source_width_px, decoded.source_height_px
         now_s = self._clock.monotonic_s()

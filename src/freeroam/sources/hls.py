@@ -293,6 +293,7 @@ class HlsSource:
             next_due_s=self._next_due_s,
             skip_until_s=self._resume_s if is_near else None,
             starts_at_s=planned.time_s,
+            owner=self._request.stream_ref,
         )
         feed = self._decoders.open_feed(shape)
         run = FeedRun(feed, queue, self.facts, after=before, container=data.container, init=data.init)

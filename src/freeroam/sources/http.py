@@ -156,7 +156,7 @@ class HttpSource:
         return source
 
     async def _read_mjpeg(self, response: Response, rest: AsyncIterator[bytes], queue: FrameQueue) -> None:
-        async with self._decoders.open_pictures(self._wish) as pictures:
+        async with self._decoders.open_pictures(self._wish, self._request.stream_ref) as pictures:
             reading = PictureReading(pictures, queue, self.facts, self._clock, wish=self._wish)
             self._tell_wish = reading.change_wish
             # A camera may send a picture a minute; whether it has fallen silent is for the stall timeout to say.
@@ -171,7 +171,7 @@ class HttpSource:
         first = await _whole(response, head, rest, MAX_PICTURE_BYTES)
         self.facts.plans_ahead = True
         await response.aclose()  # so that the next picture comes over the same connection
-        async with self._decoders.open_pictures(self._wish) as pictures:
+        async with self._decoders.open_pictures(self._wish, self._request.stream_ref) as pictures:
             reading = PictureReading(pictures, queue, self.facts, self._clock, wish=self._wish)
             self._tell_wish = reading.change_wish
             await reading.poll(self._session, first)
@@ -190,6 +190,7 @@ class HttpSource:
             container=container,
             lookahead=not self.facts.is_live,
             starts_at_s=self._clock.epoch_s() if self.facts.is_live else 0.0,
+            owner=self._request.stream_ref,
         )
         self.facts.plans_ahead = self.facts.is_live
         async with FeedRun(self._decoders.open_feed(shape), queue, self.facts) as run:
@@ -225,6 +226,7 @@ class HttpSource:
                 starts_at_s=0.0,
                 skip_until_s=resume_s,
                 next_due_s=self._request.resume_due_s,
+                owner=self._request.stream_ref,
             )
             try:
                 async with FeedRun(self._decoders.open_feed(shape, reader), queue, self.facts) as run:

@@ -21,9 +21,11 @@ class RedisPictures:
     Args:
         pool: The decoders.
         wish: The box that pictures fit in.
+        owner: Names the stream, see ``FeedShape.owner``.
     """
 
-    def __init__(self, pool: DecoderPool, wish: FrameWish) -> None:
+    def __init__(self, pool: DecoderPool, wish: FrameWish, owner: str = "") -> None:
+        self._owner = owner
         self._pool = pool
         self._wish = wish
         self._feed: PictureFeed | None = None
@@ -35,7 +37,7 @@ class RedisPictures:
         Raises:
             SourceError: The decoders are not running.
         """
-        self._feed = await self._pool.open_pictures(self._wish).__aenter__()
+        self._feed = await self._pool.open_pictures(self._wish, self._owner).__aenter__()
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -79,7 +81,7 @@ class RedisPictures:
     async def _reopen(self) -> None:
         if self._feed is not None:
             await self._feed.aclose()
-        self._feed = await self._pool.open_pictures(self._wish).__aenter__()
+        self._feed = await self._pool.open_pictures(self._wish, self._owner).__aenter__()
 
 
 def _refuse_bad(error: SourceError) -> None:

@@ -182,7 +182,9 @@ class RedisSource:
         reader = asyncio.create_task(self._read_all(samples), name="read redis")
         async with AsyncExitStack() as stack:
             stack.push_async_callback(_stop, reader)
-            pictures = await stack.enter_async_context(RedisPictures(self._parts.pool, self._request.wish))
+            pictures = await stack.enter_async_context(
+                RedisPictures(self._parts.pool, self._request.wish, self._request.stream_ref)
+            )
             waiting: deque[tuple[_Sample, asyncio.Task[DecodedFrame] | None]] = deque()
             while True:
                 while not waiting or (len(waiting) < PICTURES_IN_FLIGHT and not samples.empty()):

@@ -143,7 +143,14 @@ class RtspSource:
         """Return a run whose time is the wall clock's, on the grid of the run before it."""
         if due_s is not None and abs(due_s - starts_at_s) > GRID_GAP_S:
             due_s = None
-        return FeedShape(self._wish, container="rtp", lookahead=False, next_due_s=due_s, starts_at_s=starts_at_s)
+        return FeedShape(
+            self._wish,
+            container="rtp",
+            lookahead=False,
+            next_due_s=due_s,
+            starts_at_s=starts_at_s,
+            owner=self._request.stream_ref,
+        )
 
     async def _decoded(self, feed: Feed) -> AsyncIterator[Frame]:
         clock, facts = self._parts.clock, self.facts

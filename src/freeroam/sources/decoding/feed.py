@@ -40,9 +40,11 @@ class Feed:
         shape: FeedShape,
         reader: ByteReader | None,
         config: DecoderConfig,
-        take_slot: Callable[[], Awaitable[DecoderSlot]],
+        take_slot: Callable[[str], Awaitable[DecoderSlot]],
     ) -> None:
         self.facts = FeedFacts()
+        self.owner = shape.owner
+        self._ahead = config.ahead_of(shape.wish.fps)
         self.next_due_s = shape.next_due_s
         self.reached_s: float | None = None
         self.number = number
@@ -68,7 +70,7 @@ class Feed:
         Raises:
             SourceError: The pool is not running.
         """
-        slot = await self._take_slot()
+        slot = await self._take_slot(self.owner)
         self._slot = slot
         slot.add(self.number, self)
         shape = self._shape
@@ -86,7 +88,7 @@ class Feed:
                 "skip_until_s": shape.skip_until_s,
                 "starts_at_s": shape.starts_at_s,
                 "size_bytes": None if self._reader is None else self._reader.size_bytes,
-                "credit": [self._places.lend() for _ in range(self._config.ahead_frames)],
+                "credit": [self._places.lend() for _ in range(self._ahead)],
             }
         )
         return self
@@ -160,6 +162,9 @@ class Feed:
         """Ask for another rate from the next group of pictures on; the box stays."""
         if self._slot is not None and not self._is_over:
             self._slot.send({"op": "wish", "feed": self.number, "fps": wish.fps})
+            while self._ahead < self._config.ahead_of(wish.fps):
+                self._ahead += 1
+                self._slot.send({"op": "credit", "feed": self.number, "place": self._places.lend()})
 
     async def aclose(self) -> None:
         """End the decoder's work on this feed at once and drop what is ready."""

@@ -29,9 +29,11 @@ class PictureFeed:
         number: int,
         wish: FrameWish,
         config: DecoderConfig,
-        take_slot: Callable[[], Awaitable[DecoderSlot]],
+        take_slot: Callable[[str], Awaitable[DecoderSlot]],
+        owner: str = "",
     ) -> None:
         self.number = number
+        self.owner = owner
         self._wish = wish
         self._config = config
         self._take_slot = take_slot
@@ -47,7 +49,7 @@ class PictureFeed:
         Raises:
             SourceError: The pool is not running.
         """
-        slot = await self._take_slot()
+        slot = await self._take_slot(self.owner)
         self._slot = slot
         slot.add(self.number, self)
         self._places = Places(slot.ring, (self._wish.width_px, self._wish.height_px))

@@ -19,15 +19,26 @@ import asyncio
 import itertools
 
 from freeroam.clock import Clock
+from freeroam.observability.logs import get_logger
+from freeroam.processes.memory import give_memory_back
 from freeroam.sources.decoding.feed import Feed
 from freeroam.sources.decoding.pictures import PictureFeed
 from freeroam.sources.decoding.slot import DecoderSlot
+from freeroam.sources.decoding.suspects import Suspects
 from freeroam.sources.decoding.values import ByteReader, DecoderConfig, FeedShape
 from freeroam.vocabulary.errors import SourceError, SourceErrorCode
 from freeroam.vocabulary.frame import FrameWish
 
 PROOF_S = 0.25
 """A process that answers nothing for so long is passed over for another; one that is only slow is asked again."""
+
+
+WARD_PROCESSES = 2
+"""Processes beside the usual ones for videos that may be what ends them."""
+WARD_REST_S = 30.0
+TIDY_REST_S = 5.0
+
+log = get_logger(__name__)
 
 
 class DecoderPool:
@@ -43,6 +54,11 @@ class DecoderPool:
         self._clock = clock
         self._numbers = itertools.count(1)
         self._slots: list[DecoderSlot] = []
+        self._ward: list[DecoderSlot] = []
+        self._keeper: asyncio.Task[None] | None = None
+        self._suspects = Suspects(clock)
+        self._closed_feeds = asyncio.Event()
+        self._tidying: asyncio.Task[None] | None = None
         self._ready = asyncio.Event()
         self._is_stopping = False
 
@@ -53,9 +69,8 @@ class DecoderPool:
             OSError: The system gives no process.
         """
         self._is_stopping = False
-        self._slots = [
-            DecoderSlot(index, self._config, self._clock, self._ready) for index in range(self._config.processes)
-        ]
+        self._slots = [self._make_slot(index) for index in range(self._config.processes)]
+        self._tidying = asyncio.create_task(self._tidy(), name="give memory back")
         try:
             for slot in self._slots:
                 await slot.start()
@@ -67,7 +82,12 @@ class DecoderPool:
         """End every process; feeds still open raise ``SourceError(DECODER)``."""
         self._is_stopping = True
         self._ready.set()
-        slots, self._slots = self._slots, []
+        keepers = [task for task in (self._keeper, self._tidying) if task is not None]
+        self._keeper = self._tidying = None
+        for task in keepers:
+            task.cancel()
+        await asyncio.gather(*keepers, return_exceptions=True)
+        slots, self._slots, self._ward = self._all, [], []
         async with asyncio.TaskGroup() as tasks:
             for slot in slots:
                 tasks.create_task(slot.stop())
@@ -81,25 +101,30 @@ class DecoderPool:
         """
         return Feed(next(self._numbers), shape, reader, self._config, self._take_slot)
 
-    def open_pictures(self, wish: FrameWish) -> PictureFeed:
-        """Return a decoder of single pictures that fits each into the wish's box; use it with ``async with``."""
-        return PictureFeed(next(self._numbers), wish, self._config, self._take_slot)
+    def open_pictures(self, wish: FrameWish, owner: str = "") -> PictureFeed:
+        """Return a decoder of single pictures that fits each into the wish's box; use it with ``async with``.
+
+        Args:
+            wish: The box.
+            owner: Names the video, see ``FeedShape.owner``.
+        """
+        return PictureFeed(next(self._numbers), wish, self._config, self._take_slot, owner)
 
     @property
     def pids(self) -> list[int]:
         """Process ids of the decoders that live now."""
-        return [pid for slot in self._slots if (pid := slot.pid) is not None]
+        return [pid for slot in self._all if (pid := slot.pid) is not None]
 
     @property
     def open_feeds(self) -> int:
         """Feeds that hold a decoder now, pictures included."""
-        return sum(slot.load for slot in self._slots)
+        return sum(slot.load for slot in self._all)
 
     @property
     def replaced(self) -> dict[str, int]:
         """How many processes were replaced, by reason: ``died``, ``silent``, ``stuck``, ``fat``, ``garbled``."""
         counts: dict[str, int] = {}
-        for slot in self._slots:
+        for slot in self._all:
             for reason, count in slot.replaced.items():
                 counts[reason] = counts.get(reason, 0) + count
         return counts
@@ -107,26 +132,35 @@ class DecoderPool:
     @property
     def rss_bytes(self) -> int:
         """Resident memory of the decoder processes as they last reported it."""
-        return sum(slot.rss_bytes for slot in self._slots)
+        return sum(slot.rss_bytes for slot in self._all)
 
     @property
     def frame_bytes(self) -> int:
         """Memory of the frames that were made and not let go of, and of those that may come."""
-        return sum(slot.ring.used_bytes for slot in self._slots if slot.ring is not None)
+        return sum(slot.ring.used_bytes for slot in self._all if slot.ring is not None)
 
     @property
     def refused_places(self) -> int:
         """Frames that travelled as bytes because the memory for them was full."""
-        return sum(slot.ring.refused for slot in self._slots if slot.ring is not None)
+        return sum(slot.ring.refused for slot in self._all if slot.ring is not None)
 
-    async def _take_slot(self) -> DecoderSlot:
+    @property
+    def _all(self) -> list[DecoderSlot]:
+        return [*self._slots, *self._ward]
+
+    def _make_slot(self, index: int) -> DecoderSlot:
+        return DecoderSlot(index, self._config, self._clock, self._ready, self._suspects, self._closed_feeds)
+
+    async def _take_slot(self, owner: str) -> DecoderSlot:
         """Return the living process with the fewest feeds, waiting while all are being replaced.
 
-        One that was not heard for a while must answer first: an idle one may hang without anybody having noticed.
+        One that was not heard for a while must answer first: an idle one may hang without anybody having noticed. A
+        video that was aboard when processes were lost gets one where it can harm no other.
         """
         silent: set[DecoderSlot] = set()
         while not self._is_stopping and self._slots:
-            alive = [slot for slot in self._slots if slot.is_alive and (slot not in silent or slot.is_heard)]
+            slots = await self._apart(owner) if self._suspects.has(owner) else self._slots
+            alive = [slot for slot in slots if slot.is_alive and (slot not in silent or slot.is_heard)]
             if not alive:
                 silent.clear()
                 self._ready.clear()
@@ -137,3 +171,43 @@ class DecoderPool:
                 return slot
             silent.add(slot)
         raise SourceError(SourceErrorCode.DECODER, "the decoders are not running")
+
+    async def _apart(self, owner: str) -> list[DecoderSlot]:
+        """Return the processes in which a suspected video may be decoded: one of its own, as long as there are such."""
+        free = [slot for slot in self._ward if not slot.others(owner)]
+        if free:
+            return free[:1]
+        if len(self._ward) >= WARD_PROCESSES:
+            return self._ward
+        slot = self._make_slot(self._config.processes + len(self._ward))
+        self._ward.append(slot)
+        log.warning("decoder_apart", processes=len(self._ward))
+        try:
+            await slot.start()
+        except OSError as error:
+            # Better among others than not at all.
+            self._ward.remove(slot)
+            log.warning("decoder_not_started", decoder="apart", error=str(error))
+            return self._slots
+        if self._keeper is None:
+            self._keeper = asyncio.create_task(self._keep_ward(), name="decoders apart")
+        return [slot]
+
+    async def _tidy(self) -> None:
+        """Give back what the bytes of closed feeds took of this process's heap; it lies between what is still used."""
+        while True:
+            await self._closed_feeds.wait()
+            await self._clock.sleep(TIDY_REST_S)
+            self._closed_feeds.clear()
+            await asyncio.to_thread(give_memory_back, collects=False)
+
+    async def _keep_ward(self) -> None:
+        """End what was started for suspected videos once none is decoded there."""
+        rested: set[DecoderSlot] = set()
+        while True:
+            await self._clock.sleep(WARD_REST_S)
+            idle = {slot for slot in self._ward if not slot.load}
+            for slot in idle & rested:
+                self._ward.remove(slot)
+                await slot.stop()
+            rested = idle

@@ -11,6 +11,7 @@ from freeroam.observability.logs import get_logger
 from freeroam.processes.child import ChildProcess, thread_environment
 from freeroam.processes.ring import FrameRing, Lease
 from freeroam.processes.wire import Message
+from freeroam.sources.decoding.suspects import Suspects
 from freeroam.sources.decoding.values import DecoderConfig
 
 HEARTBEAT_S = 1.0
@@ -24,13 +25,20 @@ LATE_TICK_S = 0.5
 TICK_TOLERANCE_S = 0.05
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 5.0
+STOPPED = "stopped"
 HEALTHY_AFTER_S = 30.0
 
 log = get_logger(__name__)
 
 
 class Customer(Protocol):
-    """What holds a decoder: a feed, or a decoder of pictures."""
+    """What holds a decoder: a feed, or a decoder of pictures.
+
+    Attributes:
+        owner: Names the video; empty for what is no stream.
+    """
+
+    owner: str
 
     def take(self, message: Message) -> None:
         """Take what the process says about it."""
@@ -49,9 +57,21 @@ class DecoderSlot:
         config: Bounds and deadlines.
         clock: Time of heartbeats and pauses.
         ready: Set whenever a process is ready to take feeds.
+        suspects: Told whose feeds were lost with a process.
+        closed_feeds: Set whenever a feed was closed.
     """
 
-    def __init__(self, index: int, config: DecoderConfig, clock: Clock, ready: asyncio.Event) -> None:
+    def __init__(
+        self,
+        index: int,
+        config: DecoderConfig,
+        clock: Clock,
+        ready: asyncio.Event,
+        suspects: Suspects,
+        closed_feeds: asyncio.Event,
+    ) -> None:
+        self._suspects = suspects
+        self._closed_feeds = closed_feeds
         self._name = f"decoder-{index}"
         self._config = config
         self._clock = clock
@@ -100,6 +120,10 @@ class DecoderSlot:
         """Feeds it holds."""
         return len(self._customers)
 
+    def others(self, owner: str) -> int:
+        """Return how many of its feeds are of other videos."""
+        return sum(customer.owner != owner for customer in self._customers.values())
+
     async def start(self) -> None:
         """Start the first process and the task that keeps one alive.
 
@@ -132,6 +156,7 @@ class DecoderSlot:
             lent: Places that the process may still write to; they are free once it has heard that the feed is closed.
         """
         self._customers.pop(number, None)
+        self._closed_feeds.set()
         self._retired[number] = lent
         self.send({"op": "close", "feed": number})
 
@@ -176,7 +201,7 @@ class DecoderSlot:
                     log.warning("decoder_not_started", decoder=self._name, error=str(error))
         finally:
             if current is not None:
-                self._bury(current, "stopped")
+                self._bury(current, STOPPED)
                 await current.aclose()
 
     async def _serve(self, child: ChildProcess) -> None:
@@ -233,6 +258,8 @@ class DecoderSlot:
         if self._proof is not None and not self._proof.done():
             self._proof.set_result(False)
         lost, self._customers = self._customers, {}
+        if reason != STOPPED:
+            self._suspects.note(customer.owner for customer in lost.values())
         for customer in lost.values():
             customer.lose(reason)
         retired, self._retired = self._retired, {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
     from freeroam.sources.source import SourceFacts
 
 MAX_PIXELS = 50_000_000
+LEAST_AHEAD = 2
+AHEAD_S = 0.5
 CONTAINERS = ("mpegts", "mp4", "matroska", "flv", "avi", "mpegps", "ogg", "h264", "hevc", "rtp")
 """What ``FeedShape.container`` may name; ``None`` lets the decoder find out which of these it is.
 
@@ -28,7 +31,7 @@ class DecoderConfig:
         processes: Decoder processes; feeds are spread over them.
         max_pixels: Pictures of more pixels are refused before memory is taken for them.
         max_rss_bytes: A decoder process that has grown past this is replaced.
-        ahead_frames: Frames a feed may have ready beyond those that were taken.
+        ahead_frames: Frames a feed may have ready beyond those that were taken; fewer at low rates, see ``ahead_of``.
         unread_bytes: Bytes a feed may hold that its decoder has not read; ``Feed.write`` waits beyond that.
         frame_deadline_s: A decoder that works longer than this without a sign of life is replaced.
         silence_deadline_s: A decoder process that answers nothing for this long is replaced.
@@ -44,6 +47,10 @@ class DecoderConfig:
     frame_deadline_s: float = 10.0
     silence_deadline_s: float = 2.0
     ring_bytes: int = 512 * 1024 * 1024
+
+    def ahead_of(self, fps: float) -> int:
+        """Return how many frames a feed of ``fps`` may have ready: those of half a second, two at least."""
+        return min(self.ahead_frames, max(LEAST_AHEAD, math.ceil(fps * AHEAD_S)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +68,7 @@ class FeedShape:
         skip_until_s: Frames at or before this time are not given; a feed that can seek starts at the keyframe before.
         starts_at_s: The time that the run's first keyframe shall have (of a feed that can seek: the container's start);
             None takes the container's timestamps as they are.
+        owner: Names the video over all its runs, so that one which ends its decoders is known again; never shown.
     """
 
     wish: FrameWish
@@ -69,6 +77,7 @@ class FeedShape:
     next_due_s: float | None = None
     skip_until_s: float | None = None
     starts_at_s: float | None = None
+    owner: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from freeroam.sources.decoding.slot import DecoderSlot
+from freeroam.sources.decoding.suspects import Suspects
 from freeroam.sources.decoding.values import DecoderConfig
 from freeroam.testing import FakeClock
 
@@ -32,7 +33,7 @@ class Child:
 )
 def test_a_process_that_works_without_a_sign_of_life_or_grows_is_killed(busy_s, rss_bytes, is_killed) -> None:
     config = DecoderConfig(frame_deadline_s=10.0, max_rss_bytes=1000)
-    slot, child = DecoderSlot(0, config, FakeClock(), asyncio.Event()), Child()
+    slot, child = DecoderSlot(0, config, FakeClock(), asyncio.Event(), Suspects(FakeClock()), asyncio.Event()), Child()
 
     slot._judge(child, {"op": "pong", "busy_s": busy_s, "rss_bytes": rss_bytes})
 
