@@ -17,7 +17,7 @@ from schemathesis.generation import GenerationMode
 from tests.e2e.service import Service, running
 
 SEED = 20_261_121
-EXAMPLES_AN_OPERATION = 240
+EXAMPLES_AN_OPERATION = 110
 LEAST_CALLS = 5000
 CALL_LIMIT_S = 20.0
 
