@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PYTEST_ARGS ?=
+# Most tests wait for processes and sockets, so that three share two cores well.
+TEST_PROCESSES ?= 3
 
 .PHONY: help run install test check format test-servers lock reference grpc demo-clip clean
 
@@ -27,7 +29,7 @@ run: $(BIN)/.made  ## start the service with a demo job on http://127.0.0.1:8000
 	$(BIN)/freeroam demo
 
 test: test-servers check  ## everything: servers, checks, every test
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile $(PYTEST_ARGS)
 
 check: $(BIN)/.made-dev  ## ruff, mypy, import contracts, ceilings
 	$(BIN)/ruff check .
