@@ -50,7 +50,8 @@ asyncio.run(server.start(host="0.0.0.0", port=8000))
 """What people have in their programs; only the package's name changes, and the port, which this machine may use."""
 
 
-FLOOD_TOKENS = 200_000
+FLOOD_TOKENS = 2_000_000
+"""More text than the system itself keeps for a connection, however many tokens are merged."""
 """Far more than the buffers of a connection hold."""
 
 

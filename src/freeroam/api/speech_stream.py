@@ -24,6 +24,11 @@ from freeroam.vocabulary.inference import Output, Piece
 LAST_WORD_S = 2.0
 """How long an ended stream may try to tell its reader why."""
 
+LEFT_TO_THE_SERVER_BYTES = 64 * 1024
+"""What may still wait for its reader when a stream is called done: the server's own high-water mark."""
+
+_LOOK_AGAIN_S = 0.05
+
 _HEADERS = (
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
@@ -85,7 +90,7 @@ class SpeechStream(Response):
         call = self._call
         try:
             async with call:
-                await self._speak(receive, send)
+                await self._speak(scope, receive, send)
         except CallerGone:
             scope["freeroam.is_caller_gone"] = True
         except _ReaderIsStuckError:
@@ -102,7 +107,7 @@ class SpeechStream(Response):
             log.exception("stream_failed", request_id=call.request.request_id)
             await self._say_why(FreeroamError("Internal error; the log has it under this request id"), scope, send)
 
-    async def _speak(self, receive: Receive, send: Send) -> None:
+    async def _speak(self, scope: Scope, receive: Receive, send: Send) -> None:
         call, encoder, clock = self._call, self._encoder, self._call.parts.clock
         calls, gauge = call.parts.calls, call.parts.metrics.streams_active
         watch = asyncio.create_task(self._watch(receive, send))
@@ -118,13 +123,30 @@ class SpeechStream(Response):
                         self._has_begun = True
                         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
                         body = encoder.begin() + body
-                    await send({"type": "http.response.body", "body": body, "more_body": isinstance(item, Piece)})
+                    await send({"type": "http.response.body", "body": body, "more_body": True})
                     self._is_sending = False
+            # The server takes an answer for done with its last message, and listens to nobody after that.
+            await self._see_taken(scope)
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
             calls.streams -= 1
             gauge.dec()
             watch.cancel()
             await asyncio.wait([watch])
+
+    async def _see_taken(self, scope: Scope) -> None:
+        """Stay until the reader has taken most of what was sent last; the server would keep it for ever.
+
+        An answer that came faster than its reader reads may end in one large piece, which no further send waits for.
+        """
+        transport, clock = scope.get("freeroam.transport"), self._call.parts.clock
+        waiting_bytes = 0 if transport is None else transport.get_write_buffer_size()
+        self._is_sending = waiting_bytes > LEFT_TO_THE_SERVER_BYTES
+        while waiting_bytes > LEFT_TO_THE_SERVER_BYTES and not transport.is_closing():
+            await clock.sleep(_LOOK_AGAIN_S)
+            before_bytes, waiting_bytes = waiting_bytes, transport.get_write_buffer_size()
+            if waiting_bytes < before_bytes:
+                self._sent_s = clock.monotonic_s()
 
     async def _watch(self, receive: Receive, send: Send) -> None:
         """End the call when its reader is gone, or drains nothing for too long; comment on a long silence."""

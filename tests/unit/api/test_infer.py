@@ -357,6 +357,7 @@ class Caller:
         self.drains = asyncio.Event()
         self.drains.set()
         self.was_cut = False
+        self.untaken_bytes = 0
         self._has_asked = False
 
     def ask(self) -> asyncio.Task[None]:
@@ -376,6 +377,12 @@ class Caller:
 
     def abort(self) -> None:
         self.was_cut = True
+
+    def is_closing(self) -> bool:
+        return self.was_cut
+
+    def get_write_buffer_size(self) -> int:
+        return self.untaken_bytes
 
     async def receive(self) -> dict[str, Any]:
         if not self._has_asked:
@@ -431,6 +438,40 @@ async def test_a_reader_that_drains_nothing_is_cut_and_counted(parts: Parts, eng
     assert caller.was_cut
     assert len(parts.calls) == 0
     assert parts.metrics.snapshot()["freeroam_slow_client_total"] == {"action=dropped": 1.0}
+
+
+async def test_a_reader_that_leaves_the_end_of_a_long_answer_lying_is_cut_and_counted(
+    parts: Parts, engine: TalkingEngine
+) -> None:
+    # Given an answer whose end went out in one large piece, of which the reader takes nothing
+    caller = Caller(parts, "/infer_stream", stream_idle_timeout_s=0.05)
+    caller.untaken_bytes = 1024 * 1024
+    object.__setattr__(parts, "clock", _Wall())
+
+    # When the model is done, then the connection is cut all the same, and the answer not called complete
+    await asyncio.wait_for(caller.ask(), 20)
+    assert caller.was_cut
+    assert all(message.get("more_body", True) for message in caller.sent)
+    assert parts.metrics.snapshot()["freeroam_slow_client_total"] == {"action=dropped": 1.0}
+
+
+async def test_a_slow_reader_who_takes_the_end_in_time_has_a_whole_answer(parts: Parts, engine: TalkingEngine) -> None:
+    # Given a reader who takes a little of the end now and then
+    caller = Caller(parts, "/infer_stream", stream_idle_timeout_s=10.0)
+    caller.untaken_bytes = 100 * 1024
+
+    class Slow(_Wall):
+        async def sleep(self, duration_s: float) -> None:
+            caller.untaken_bytes -= 10 * 1024
+            await asyncio.sleep(0)
+
+    object.__setattr__(parts, "clock", Slow())
+
+    # Then its stream ends as it should, once so little is left as the server may keep
+    await asyncio.wait_for(caller.ask(), 20)
+    assert not caller.was_cut
+    assert caller.untaken_bytes == 60 * 1024
+    assert caller.sent[-1]["more_body"] is False
 
 
 async def test_a_quiet_stream_is_kept_awake_by_comments(parts: Parts, engine: TalkingEngine) -> None:
