@@ -35,12 +35,15 @@ class Cost:
     Attributes:
         cpu_s: User and system seconds of all living processes and of children already waited for.
         pss_bytes: Proportional set size summed over the tree.
+        own_bytes: The part of it that is no file (heaps, shared frames), so that other programs on the machine, which
+            come and go with the same libraries mapped, do not move it.
         descriptors: Open file descriptors summed over the tree.
         processes: How many processes.
     """
 
     cpu_s: float
     pss_bytes: int
+    own_bytes: int
     descriptors: int
     processes: int
 
@@ -48,25 +51,30 @@ class Cost:
 def tree_cost(pid: int) -> Cost:
     """Measure the tree below (and with) ``pid``."""
     root = psutil.Process(pid)
-    cpu_s, pss, descriptors, processes = 0.0, 0, 0, 0
+    cpu_s, pss, own, descriptors, processes = 0.0, 0, 0, 0, 0
     for process in [root, *root.children(recursive=True)]:
         try:
             times = process.cpu_times()
             cpu_s += times.user + times.system + times.children_user + times.children_system
-            pss += pss_bytes(process.pid)
+            memory = memory_bytes(process.pid)
+            pss += memory["Pss"]
+            own += memory["Pss_Anon"] + memory["Pss_Shmem"]
             descriptors += process.num_fds()
             processes += 1
         except (psutil.NoSuchProcess, FileNotFoundError):
             continue
-    return Cost(cpu_s, pss, descriptors, processes)
+    return Cost(cpu_s, pss, own, descriptors, processes)
+
+
+def memory_bytes(pid: int) -> dict[str, int]:
+    """Read what the system says of a process's memory, in bytes."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines()[1:]
+    return {name: int(rest.split()[0]) * 1024 for name, _, rest in (line.partition(":") for line in lines)}
 
 
 def pss_bytes(pid: int) -> int:
     """Read the proportional set size of one process, in bytes."""
-    for line in Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines():
-        if line.startswith("Pss:"):
-            return int(line.split()[1]) * 1024
-    return 0
+    return memory_bytes(pid)["Pss"]
 
 
 class Service:

@@ -38,6 +38,11 @@ def median_mb(costs: list[Cost]) -> float:
     return statistics.median(cost.pss_bytes for cost in costs) / MB
 
 
+def median_own_mb(costs: list[Cost]) -> float:
+    """Return the median of what is no file, in MiB."""
+    return statistics.median(cost.own_bytes for cost in costs) / MB
+
+
 def delivered(service: Service, jobs: list[str]) -> tuple[int, dict[str, int]]:
     """Return frames answered and drops by reason, over all jobs."""
     frames, drops = 0, dict[str, int]()
@@ -64,14 +69,17 @@ def main() -> None:
         jobs += [service.begin(origin.url(n), fps=2) for n in range(few, arguments.streams)]
         begun_s = time.monotonic()
         by_minute: list[float] = []
+        own_by_minute: list[float] = []
         frames_before, cpu_before = 0, service.cost().cpu_s
         while (minute := (time.monotonic() - begun_s) / 60) < arguments.minutes:
-            by_minute.append(median_mb(settled(service, min(60.0, (arguments.minutes - minute) * 60))))
+            costs = settled(service, min(60.0, (arguments.minutes - minute) * 60))
+            by_minute.append(median_mb(costs))
+            own_by_minute.append(median_own_mb(costs))
             frames, drops = delivered(service, jobs)
+            memory = f"{by_minute[-1]:7.1f} MB, own {own_by_minute[-1]:7.1f}"
+            counts = f"frames {frames:7d} (+{frames - frames_before})  drops {drops}"
             print(
-                f"minute {len(by_minute):2d}: {by_minute[-1]:7.1f} MB  frames {frames:7d} (+{frames - frames_before})"
-                f"  drops {drops}  descriptors {service.cost().descriptors}",
-                flush=True,
+                f"minute {len(by_minute):2d}: {memory}  {counts}  descriptors {service.cost().descriptors}", flush=True
             )
             frames_before = frames
         busy = service.cost()
@@ -82,11 +90,14 @@ def main() -> None:
         time.sleep(15)
         after = service.cost()
     window = by_minute[2:] or by_minute
+    own_window = own_by_minute[2:] or own_by_minute
     figures = {
         "streams": arguments.streams,
         "minutes": arguments.minutes,
         "memory_mb_by_minute": by_minute,
         "memory_spread_minutes_3_to_end": (max(window) - min(window)) / window[0],
+        "own_memory_mb_by_minute": own_by_minute,
+        "own_memory_spread_minutes_3_to_end": (max(own_window) - min(own_window)) / own_window[0],
         "mb_a_further_stream": (by_minute[-1] - with_few) / (arguments.streams - few),
         "frames": frames,
         "drops": drops,
