@@ -22,6 +22,9 @@ from freeroam.sources.decoding.worker_input import PushInput, SeekInput
 from freeroam.sources.decoding.worker_opening import Limits
 from freeroam.sources.decoding.worker_pictures import PictureThread
 
+UNTIDY_BEATS = 2
+"""The thread of a feed that was closed may still be on its way out at the first."""
+
 _STATM = Path("/proc/self/statm")
 
 
@@ -40,7 +43,7 @@ class Worker:
         self._limits = limits
         self._feeds: dict[int, FeedThread] = {}
         self._pictures: dict[int, PictureThread] = {}
-        self._has_closed = False
+        self._untidy_beats = 0
 
     def serve(self) -> None:
         """Serve until the parent is gone."""
@@ -50,9 +53,9 @@ class Worker:
     def _take(self, message: dict[str, Any]) -> None:
         operation = message["op"]
         if operation == "ping":
-            if self._has_closed:
+            if self._untidy_beats:
                 # A demuxer and the file object it reads refer to each other, so only the collector frees them.
-                self._has_closed = False
+                self._untidy_beats -= 1
                 give_memory_back()
             self._wire.send({"op": "pong", "busy_s": self._busy_s(), "rss_bytes": rss_bytes()})
         elif operation == "open":
@@ -70,7 +73,7 @@ class Worker:
             closed = self._feeds.pop(message["feed"], None) or self._pictures.pop(message["feed"], None)
             if closed is not None:
                 closed.gate.close()
-                self._has_closed = True
+                self._untidy_beats = UNTIDY_BEATS
             # From here on nothing is written for this feed, see ``Gate.place``.
             self._wire.send({"op": "closed", "feed": message["feed"]})
         elif (open_feed := self._feeds.get(message["feed"])) is not None:
