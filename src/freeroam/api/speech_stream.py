@@ -140,7 +140,9 @@ class SpeechStream(Response):
         An answer that came faster than its reader reads may end in one large piece, which no further send waits for.
         """
         transport, clock = scope.get("freeroam.transport"), self._call.parts.clock
-        waiting_bytes = 0 if transport is None else transport.get_write_buffer_size()
+        if transport is None:
+            return
+        waiting_bytes = transport.get_write_buffer_size()
         self._is_sending = waiting_bytes > LEFT_TO_THE_SERVER_BYTES
         while waiting_bytes > LEFT_TO_THE_SERVER_BYTES and not transport.is_closing():
             await clock.sleep(_LOOK_AGAIN_S)
