@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -121,6 +122,18 @@ def test_a_folder_that_cannot_be_written_is_said_in_one_line(tmp_path: Path) -> 
     assert done.returncode == 2, done.stderr
     assert done.stderr.startswith("freeroam: DATA_DIR")
     assert "Traceback" not in done.stderr
+
+
+def test_a_grpc_port_that_is_taken_is_said_in_one_line(tmp_path: Path) -> None:
+    # Given a port that somebody listens on
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+
+        # When the service is told to take it, then one line names the setting, and no library adds lines of its own
+        done = freeroam(tmp_path, "serve", "--port", "0", GRPC_PORT=port, LOG_LEVEL="ERROR")
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith(f"freeroam: GRPC_PORT={port}")
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_probe_says_what_a_stream_is(tmp_path: Path) -> None:

@@ -52,14 +52,17 @@ asyncio.run(server.start(host="0.0.0.0", port=8000))
 
 FLOOD_TOKENS = 2_000_000
 """More text than the system itself keeps for a connection, however many tokens are merged."""
-"""Far more than the buffers of a connection hold."""
+
+PATIENT = {"name": "patient", "model_type": "fake", "options": {"tokens": 100_000, "token_latency_ms": 200}}
+"""A model whose answers outlast every test, however slow the machine is."""
 
 
 def models_file(folder: Path, **options: Any) -> str:
-    """Write a file with a model ``gpt2`` that speaks as told, and a ``flood`` of words; return its path."""
+    """Write a file with a model ``gpt2`` that speaks as told, a ``flood`` of words and ``patient``; return its path."""
     path = folder / "models.json"
     flood = {"name": "flood", "model_type": "fake", "options": {"tokens": FLOOD_TOKENS}}
-    path.write_text(json.dumps({"models": [{"name": "gpt2", "model_type": "fake", "options": options}, flood]}))
+    gpt2 = {"name": "gpt2", "model_type": "fake", "options": options}
+    path.write_text(json.dumps({"models": [gpt2, flood, PATIENT]}))
     return str(path)
 
 
@@ -238,10 +241,11 @@ def test_a_reader_that_drains_nothing_is_dropped_and_counted(service: Service) -
 
 
 def test_more_connections_than_allowed_are_refused_and_probes_are_not(service: Service) -> None:
-    # Given as many streams as there may be connections
-    crowd = [ask(service, "/infer_stream", max_tokens=200) for _ in range(200)]
+    # Given as many streams as there may be connections, and none that ends by itself
+    crowd = [ask(service, "/infer_stream", model="patient") for _ in range(200)]
     try:
-        service.wait(lambda: _refused(service))
+        # One more each time, since a connection of a test before this one may have taken a place for a moment.
+        service.wait(lambda: _refused(service) or crowd.append(ask(service, "/infer_stream", model="patient")))
 
         # Then the next caller has an honest answer at once, and the probes theirs
         answer = service.client.post("/infer", json={"model": "gpt2", "prompt": "x"})

@@ -1,5 +1,5 @@
 """The gRPC door: the Open Inference Protocol's service, its health and its reflection."""
 
-from freeroam.processes.forking import leave_forks_alone
+from freeroam.processes.grpc_surroundings import prepare_for_grpc
 
-leave_forks_alone()
+prepare_for_grpc()
