@@ -447,6 +447,7 @@ async def test_a_killed_decoder_gives_back_what_it_might_have_written_and_frames
         await feed.write(clip())
         frame = await anext(aiter(feed.decoded()))
         before = bytes(frame.pixels)
+        await until(lambda: feed.ready_frames)
         os.kill(pool.pids[0], signal.SIGKILL)
         with pytest.raises(SourceError):
             [None async for _ in feed.decoded()]

@@ -175,7 +175,11 @@ class Feed:
         if slot is not None:
             slot.remove(self.number, self._places.give_up())
         self._frames.clear()
-        self._finish(SourceError(SourceErrorCode.DECODER, "the feed is closed"))
+        closed = SourceError(SourceErrorCode.DECODER, "the feed is closed")
+        self._finish(closed)
+        if self._failure is not None:
+            # What was raised holds on to whoever it passed, and so to the frames that they were looking at.
+            self._failure = closed
         reads = list(self._reads)
         for task in reads:
             task.cancel()
