@@ -78,6 +78,12 @@ class Report:
             return None
         return source.last_error, source.last_error_message or "no video"
 
+    @property
+    def store_trouble(self) -> StoreError | None:
+        """Why no result can be stored now; None while the database takes writes."""
+        health = self._store.health
+        return None if health.is_writable else StoreError(f"results cannot be stored: {health.last_error}")
+
     def note_frame(self, frame: Frame) -> bool:
         """Count a frame; return whether it is the first of this run."""
         if self._metrics:

@@ -14,7 +14,9 @@ def explain(error: FreeroamError) -> str:
 
 
 def trouble_of(runner: Runner, fault: str | None) -> tuple[str | None, str | None]:
-    """Return ``error`` and ``error_code`` of a running job: no video, else no answer, else our defect."""
+    """Return ``error`` and ``error_code`` of a running job: nothing is stored, no video, no answer, or our defect."""
+    if (stored := runner.report.store_trouble) is not None:
+        return explain(stored), stored.code
     if (source := runner.report.source_trouble) is not None:
         code, message = source
         return f"{code}: {message}", code

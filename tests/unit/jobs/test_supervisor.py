@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import sqlite3
 
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from freeroam.jobs.parts import JobConfig
 from freeroam.jobs.runner import Runner
@@ -161,6 +163,32 @@ async def test_an_error_is_shown_while_a_source_reconnects_and_cleared_when_fram
     await until(lambda: has_results(place, job_id, 1))
     job = await place.desk.status(job_id)
     assert (job.status, job.error) == (JobStatus.RUNNING, None)
+
+
+async def test_a_full_disk_is_shown_as_the_jobs_error_until_results_can_be_stored_again(place: Workplace) -> None:
+    # Given a job whose results cannot be written
+    job_id = await start(place)
+    source = place.sources.of("live")
+    source.put(frame(0))
+    await until(lambda: has_results(place, job_id, 1))
+    working = place.store._writer._transact
+
+    async def broken(operations: list) -> list:
+        raise OperationalError("INSERT", {}, sqlite3.OperationalError("database or disk is full"))
+
+    place.store._writer._transact = broken
+    source.put(frame(1))
+    await until(lambda: not place.store.health.is_writable)
+
+    # Then its status says why nothing new comes
+    job = await place.desk.status(job_id)
+    assert (job.status, job.error_code) == (JobStatus.RUNNING, "store")
+    assert "disk is full" in job.error
+
+    # And when there is room again, the result is there and the error is not
+    place.store._writer._transact = working
+    await until(lambda: has_results(place, job_id, 2))
+    assert (await place.desk.status(job_id)).error is None
 
 
 async def test_draining_stores_what_is_in_flight_tells_listeners_and_leaves_jobs_active(place: Workplace) -> None:
