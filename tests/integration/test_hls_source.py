@@ -279,6 +279,25 @@ async def test_a_recording_goes_on_after_the_frame_that_is_stored():
     assert origin.asked(live.path(2)) == 0
 
 
+async def test_a_live_stream_that_went_on_meanwhile_begins_its_grid_anew_with_the_first_frame():
+    # Given a sample that was due before the segment where reading begins again, off the grid of its frames
+    begin_s = 1_700_000_000.0
+    async with workshop() as shop, Origin() as origin:
+        live = LiveHls(origin, hls_clip())
+        for second in range(6):
+            date = datetime.datetime.fromtimestamp(begin_s + second, tz=datetime.UTC).isoformat()
+            live.publish(tags=f"#EXT-X-PROGRAM-DATE-TIME:{date}\n")
+        resumed = {"resume_after": str(round(begin_s * 1000)), "resume_due_s": begin_s + 0.05}
+
+        frames = await take(shop.hls(live.url, fps=5.0, **resumed), 5)
+
+    # Then no frame follows sooner than the rate asks
+    times = [frame.stream_time_s for frame in frames]
+    assert times[0] >= begin_s + 2
+    assert [later - sooner for sooner, later in itertools.pairwise(times)] == pytest.approx([0.2] * 4, abs=0.05)
+    assert [frame.sample_time_s for frame in frames] == pytest.approx(times, abs=0.01)
+
+
 async def test_another_rate_takes_hold_while_the_stream_runs():
     async with workshop() as shop, Origin() as origin:
         live = LiveHls(origin, hls_clip())

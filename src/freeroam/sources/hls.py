@@ -285,6 +285,8 @@ class HlsSource:
         before = self._ending_run
         if before is not None and before.next_due_s is not None:
             self._next_due_s = _next_on_grid(before.next_due_s, planned.time_s, self._wish.fps)
+        elif self._next_due_s is not None and self._has_missed(self._next_due_s, planned):
+            self._next_due_s = None
         # A clock that was set back must not make the stream wait until it is where it was.
         is_near = self._resume_s is not None and 0 <= self._resume_s - planned.time_s <= planned.segment.duration_s + 1
         shape = FeedShape(
@@ -304,6 +306,13 @@ class HlsSource:
         self._must_break = False
         if data.init is not None:
             await run.write(data.init)
+
+    def _has_missed(self, due_s: float, planned: Planned) -> bool:
+        """Return whether a live stream went on past a due time before this opening could answer it.
+
+        A frame that answered it late would be followed by the next sample of the old grid too soon.
+        """
+        return self.facts.is_live and not self._has_given_frames and planned.time_s > due_s
 
     async def _end_run(self) -> None:
         """Give the present run no more bytes; the one before it must be done by now."""
