@@ -90,6 +90,7 @@ class Service:
             "ALLOW_PRIVATE_SOURCES": "127.0.0.0/8",
             "RATE_LIMIT_PER_MINUTE": "1000000",
             "LOG_LEVEL": "WARNING",
+            "GRPC_PORT": str(free_port()),
             **settings,
         }
         self.process: subprocess.Popen[bytes] | None = None

@@ -120,6 +120,14 @@ class ChildProcess:
         return self._process.returncode
 
     @property
+    def stands_still(self) -> bool:
+        """Whether none of its threads runs or could run: it was stopped, or all of them wait; False where unknown."""
+        try:
+            return not any(_is_at_work(task) for task in Path(f"/proc/{self.pid}/task").iterdir())
+        except OSError:  # no /proc, or it has just ended
+            return False
+
+    @property
     def last_lines(self) -> list[str]:
         """The last lines that it printed, oldest first; what a crash report can show."""
         return list(self._last_lines)
@@ -230,6 +238,12 @@ def _descriptor_of(pid: int) -> int | None:
         return os.pidfd_open(pid)
     except OSError:
         return None
+
+
+def _is_at_work(task: Path) -> bool:
+    """Return whether a thread runs, waits for a processor, or for a device."""
+    # proc(5): the state follows the name, which stands in brackets and may hold any character.
+    return (task / "stat").read_text(errors="replace").rpartition(") ")[2][:1] in {"R", "D"}
 
 
 def _environment(extra: Mapping[str, str]) -> dict[str, str]:

@@ -25,6 +25,9 @@ def main() -> None:
             wire.send({"kind": "spawned", "pid": subprocess.Popen(["sleep", "600"]).pid})
         elif message["kind"] == "garble":
             wire._sock.send(b"\xff" * 64)
+        elif message["kind"] == "toil":
+            while True:
+                pass
         elif message["kind"] == "last word":
             wire.send({"kind": "farewell"})
             os._exit(3)

@@ -99,6 +99,17 @@ async def test_what_a_child_started_ends_with_it(child: ChildProcess, end: str) 
     await until(lambda: not grandchild.is_running() or grandchild.status() == psutil.STATUS_ZOMBIE)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the state of every thread")
+async def test_a_stopped_child_stands_still_and_one_at_work_does_not(child: ChildProcess) -> None:
+    await child.wire.receive()
+    child.wire.send({"kind": "toil"})
+    await until(lambda: not child.stands_still)
+
+    os.kill(child.pid, signal.SIGSTOP)
+
+    await until(lambda: child.stands_still)
+
+
 async def test_a_stopped_child_can_be_closed(child: ChildProcess) -> None:
     await child.wire.receive()
     os.kill(child.pid, signal.SIGSTOP)

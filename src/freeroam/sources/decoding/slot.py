@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import signal
 from typing import Protocol
 
 from freeroam.clock import Clock
@@ -14,7 +15,7 @@ from freeroam.processes.wire import Message
 from freeroam.sources.decoding.suspects import Suspects
 from freeroam.sources.decoding.values import DecoderConfig
 
-HEARTBEAT_S = 1.0
+HEARTBEAT_S = 0.75
 IDLE_BEATS = 5
 """A process without feeds is asked at every fifth beat only."""
 
@@ -26,7 +27,9 @@ TICK_TOLERANCE_S = 0.05
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 5.0
 STOPPED = "stopped"
-HEALTHY_AFTER_S = 30.0
+SILENT = "silent"
+HEALTHY_AFTER_S = 5.0
+"""A process that lived so long is replaced at once: starting one takes a fiftieth of it."""
 
 log = get_logger(__name__)
 
@@ -220,8 +223,10 @@ class DecoderSlot:
             await asyncio.gather(heartbeat, return_exceptions=True)
         reason = self._kill_reason or "died"
         self.replaced[reason] = self.replaced.get(reason, 0) + 1
-        feeds = self._bury(child, reason)
+        # Whether it crashed or was killed is known once it is gone, and must be before its videos open again.
+        self._child = None
         await child.aclose()
+        feeds = self._bury(child, reason)
         log.warning("decoder_replaced", decoder=self._name, reason=reason, feeds=feeds, status=child.returncode)
 
     def _heard(self) -> None:
@@ -259,7 +264,9 @@ class DecoderSlot:
             self._proof.set_result(False)
         lost, self._customers = self._customers, {}
         if reason != STOPPED:
-            self._suspects.note(customer.owner for customer in lost.values())
+            may_be_chance = reason == SILENT or child.returncode == -signal.SIGKILL
+            owners = (customer.owner for customer in lost.values())
+            self._suspects.note(owners, self._name, may_be_chance=may_be_chance)
         for customer in lost.values():
             customer.lose(reason)
         retired, self._retired = self._retired, {}
@@ -273,25 +280,39 @@ class DecoderSlot:
             lease.give_back()
 
     async def _watch(self, child: ChildProcess) -> None:
-        """Ask for a sign of life every second, less often while no feed is open; kill a process that gives none."""
+        """Ask for a sign of life at every beat, less often while no feed is open; kill a process that gives none."""
         # The first beat asks at once: a process that has answered is no longer given the time that a start may take.
         rested = IDLE_BEATS - 1
         while True:
             rested = rested + 1 if not self._customers and not self._is_asked else 0
             if rested % IDLE_BEATS == 0:
                 self._ask()
-            if not await self._rest(HEARTBEAT_S) or not self._is_asked:
-                # Nothing was expected, or this process stood still itself and has not read what the child said.
-                self._heard_s = self._clock.monotonic_s()
+            is_on_time = await self._rest(HEARTBEAT_S)
+            silent_s = self._clock.monotonic_s() - self._heard_s
+            if not is_on_time or not self._is_asked:
+                if not is_on_time or silent_s > HEARTBEAT_S + LATE_TICK_S:
+                    # This process stood still itself and has not read what the child said, or expected nothing.
+                    self._heard_s = self._clock.monotonic_s()
                 continue
-            # A busy machine may take long to start an interpreter; what once answered has no such excuse.
-            limit_s = self._config.silence_deadline_s if self._has_answered else START_DEADLINE_S
-            left_s = self._heard_s + limit_s - self._clock.monotonic_s()
-            if TICK_TOLERANCE_S < left_s < HEARTBEAT_S and self._is_asked and await self._rest(left_s):
-                # It has had a whole beat to answer, so its deadline need not wait for the end of the next one.
-                left_s = self._heard_s + limit_s - self._clock.monotonic_s()
-            if left_s <= TICK_TOLERANCE_S:
-                self._kill(child, "silent")
+            left_s = self._left_s(child, silent_s)
+            if TICK_TOLERANCE_S < left_s < HEARTBEAT_S:
+                # Its deadline need not wait for the end of the next beat.
+                await self._clock.sleep(left_s)
+            elif left_s <= TICK_TOLERANCE_S:
+                # What it has said meanwhile may lie unread.
+                await self._clock.sleep(TICK_TOLERANCE_S)
+            else:
+                continue
+            if self._is_asked and self._left_s(child, self._clock.monotonic_s() - self._heard_s) <= TICK_TOLERANCE_S:
+                self._kill(child, SILENT)
+
+    def _left_s(self, child: ChildProcess, silent_s: float) -> float:
+        """Return how much longer a process may be silent that was asked a beat ago."""
+        if not self._has_answered:
+            # A busy machine may take long to start an interpreter.
+            return START_DEADLINE_S - silent_s
+        # One that stands still is not even waiting for its turn on a crowded machine.
+        return 0.0 if child.stands_still else self._config.silence_deadline_s - silent_s
 
     async def _rest(self, seconds: float) -> bool:
         """Sleep; return whether it took about as long as it should."""

@@ -9,6 +9,8 @@ from freeroam.clock import Clock
 
 LOSSES = 2
 """So many losses, and a video is decoded apart from all that are not suspected."""
+TOGETHER_S = 1.0
+"""Processes that are killed or stand still within this time of each other do so for a reason that is no video."""
 MEMORY_S = 600.0
 KEPT_OWNERS = 256
 
@@ -25,11 +27,27 @@ class Suspects:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._losses: OrderedDict[str, deque[float]] = OrderedDict()
+        self._chances: dict[str, tuple[float, set[str]]] = {}
 
-    def note(self, owners: Iterable[str]) -> None:
-        """Note that a process was lost while it decoded these; those without a name are not remembered."""
+    def note(self, owners: Iterable[str], place: str = "", *, may_be_chance: bool = False) -> None:
+        """Note that a process was lost while it decoded these; those without a name are not remembered.
+
+        What takes several processes at once (memory that ran out, a suspended machine, an operator) is nobody's fault:
+        neither these nor those of the other places are suspected for it.
+
+        Args:
+            owners: The videos.
+            place: Names the process among its siblings.
+            may_be_chance: Whether it was killed or stood still, and did not crash.
+        """
         now_s = self._clock.monotonic_s()
-        for owner in {owner for owner in owners if owner}:
+        lost = {owner for owner in owners if owner}
+        if may_be_chance and self._forgive_others(place, now_s):
+            self._chances[place] = (now_s, set())
+            return
+        if may_be_chance:
+            self._chances[place] = (now_s, lost)
+        for owner in lost:
             self._losses.setdefault(owner, deque(maxlen=LOSSES)).append(now_s)
             self._losses.move_to_end(owner)
         while len(self._losses) > KEPT_OWNERS:
@@ -39,3 +57,18 @@ class Suspects:
         """Return whether a video is suspected."""
         losses = self._losses.get(owner)
         return losses is not None and len(losses) >= LOSSES and self._clock.monotonic_s() - losses[0] <= MEMORY_S
+
+    def _forgive_others(self, place: str, now_s: float) -> bool:
+        """Take back what was noted a moment ago for other places; return whether there were such."""
+        together = {
+            other: chance
+            for other, chance in self._chances.items()
+            if other != place and now_s - chance[0] <= TOGETHER_S
+        }
+        for other, (moment_s, owners) in together.items():
+            self._chances[other] = (moment_s, set())
+            for owner in owners:
+                losses = self._losses.get(owner)
+                if losses is not None and moment_s in losses:
+                    losses.remove(moment_s)
+        return bool(together)

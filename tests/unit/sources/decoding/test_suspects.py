@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from freeroam.sources.decoding.suspects import KEPT_OWNERS, MEMORY_S, Suspects
+import pytest
+
+from freeroam.sources.decoding.suspects import KEPT_OWNERS, MEMORY_S, TOGETHER_S, Suspects
 from freeroam.testing import FakeClock
 
 
@@ -32,3 +34,28 @@ async def test_what_has_no_name_is_not_suspected_and_only_so_many_are_remembered
 
     assert not suspects.has("")
     assert not suspects.has("first")
+
+
+@pytest.mark.parametrize("is_crash", [False, True])
+async def test_processes_that_are_killed_together_blame_no_video_unless_they_crashed(is_crash: bool) -> None:
+    clock = FakeClock()
+    suspects = Suspects(clock)
+
+    for _ in range(3):
+        suspects.note(["a", "b"], "one", may_be_chance=not is_crash)
+        await clock.advance(TOGETHER_S / 2)
+        suspects.note(["c"], "two", may_be_chance=not is_crash)
+        await clock.advance(60)
+
+    assert [suspects.has(owner) for owner in "abc"] == [is_crash] * 3
+
+
+async def test_a_video_that_gets_one_process_killed_again_and_again_is_suspected() -> None:
+    clock = FakeClock()
+    suspects = Suspects(clock)
+
+    for _ in range(2):
+        suspects.note(["a"], "one", may_be_chance=True)
+        await clock.advance(TOGETHER_S / 2)
+
+    assert suspects.has("a")
