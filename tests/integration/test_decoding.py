@@ -321,7 +321,8 @@ async def test_a_stopped_decoder_is_noticed_and_replaced(pool) -> None:
 
 
 async def test_a_feed_is_not_given_to_an_idle_decoder_that_hangs() -> None:
-    two = DecoderPool(DecoderConfig(processes=2, silence_deadline_s=60.0), SystemClock())
+    patient = DecoderConfig(processes=2, silence_deadline_s=60.0, stillness_deadline_s=60.0)
+    two = DecoderPool(patient, SystemClock())
     await two.start()
     try:
         async with two.open_feed(FeedShape(wish(2), "mpegts")) as feed:

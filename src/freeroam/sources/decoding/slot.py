@@ -312,7 +312,8 @@ class DecoderSlot:
             # A busy machine may take long to start an interpreter.
             return START_DEADLINE_S - silent_s
         # One that stands still is not even waiting for its turn on a crowded machine.
-        return 0.0 if child.stands_still else self._config.silence_deadline_s - silent_s
+        still = child.stands_still
+        return (self._config.stillness_deadline_s if still else self._config.silence_deadline_s) - silent_s
 
     async def _rest(self, seconds: float) -> bool:
         """Sleep; return whether it took about as long as it should."""

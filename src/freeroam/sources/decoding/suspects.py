@@ -33,7 +33,7 @@ class Suspects:
         """Note that a process was lost while it decoded these; those without a name are not remembered.
 
         What takes several processes at once (memory that ran out, a suspended machine, an operator) is nobody's fault:
-        neither these nor those of the other places are suspected for it.
+        only a video that was aboard more than one of them is suspected for it.
 
         Args:
             owners: The videos.
@@ -42,11 +42,9 @@ class Suspects:
         """
         now_s = self._clock.monotonic_s()
         lost = {owner for owner in owners if owner}
-        if may_be_chance and self._forgive_others(place, now_s):
-            self._chances[place] = (now_s, set())
-            return
         if may_be_chance:
             self._chances[place] = (now_s, lost)
+            lost = self._not_by_chance(place, now_s, lost)
         for owner in lost:
             self._losses.setdefault(owner, deque(maxlen=LOSSES)).append(now_s)
             self._losses.move_to_end(owner)
@@ -58,17 +56,14 @@ class Suspects:
         losses = self._losses.get(owner)
         return losses is not None and len(losses) >= LOSSES and self._clock.monotonic_s() - losses[0] <= MEMORY_S
 
-    def _forgive_others(self, place: str, now_s: float) -> bool:
-        """Take back what was noted a moment ago for other places; return whether there were such."""
-        together = {
-            other: chance
-            for other, chance in self._chances.items()
-            if other != place and now_s - chance[0] <= TOGETHER_S
-        }
-        for other, (moment_s, owners) in together.items():
-            self._chances[other] = (moment_s, set())
-            for owner in owners:
+    def _not_by_chance(self, place: str, now_s: float, lost: set[str]) -> set[str]:
+        """Return whom of ``lost`` to blame, and take back what others were blamed for a moment ago."""
+        others = [
+            chance for other, chance in self._chances.items() if other != place and now_s - chance[0] <= TOGETHER_S
+        ]
+        for moment_s, owners in others:
+            for owner in owners - lost:
                 losses = self._losses.get(owner)
                 if losses is not None and moment_s in losses:
                     losses.remove(moment_s)
-        return bool(together)
+        return lost.intersection(*(owners for _, owners in others)) if others else lost

@@ -34,8 +34,8 @@ class DecoderConfig:
         ahead_frames: Frames a feed may have ready beyond those that were taken; fewer at low rates, see ``ahead_of``.
         unread_bytes: Bytes a feed may hold that its decoder has not read; ``Feed.write`` waits beyond that.
         frame_deadline_s: A decoder that works longer than this without a sign of life is replaced.
-        silence_deadline_s: A decoder process that is at work but answers nothing for this long is replaced; one that
-            stands still, as soon as it has not answered for a beat.
+        silence_deadline_s: A decoder process that is at work but answers nothing for this long is replaced.
+        stillness_deadline_s: The same of one none of whose threads could run; it has a beat to answer in any case.
         ring_bytes: Most that the frames of one decoder process may take in the memory it shares with their readers;
             frames beyond travel as bytes. Taken as it is needed. 0 lets all travel as bytes.
     """
@@ -47,6 +47,7 @@ class DecoderConfig:
     unread_bytes: int = 4 * 1024 * 1024
     frame_deadline_s: float = 10.0
     silence_deadline_s: float = 3.0
+    stillness_deadline_s: float = 0.75
     ring_bytes: int = 512 * 1024 * 1024
 
     def ahead_of(self, fps: float) -> int:

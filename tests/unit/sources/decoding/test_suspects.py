@@ -59,3 +59,13 @@ async def test_a_video_that_gets_one_process_killed_again_and_again_is_suspected
         await clock.advance(TOGETHER_S / 2)
 
     assert suspects.has("a")
+
+
+async def test_a_video_that_was_aboard_two_processes_that_were_killed_is_suspected_and_its_neighbours_are_not() -> None:
+    suspects = Suspects(FakeClock())
+
+    suspects.note(["bad"], "one", may_be_chance=True)
+    suspects.note(["bad", "good"], "two", may_be_chance=True)
+
+    assert suspects.has("bad")
+    assert not suspects.has("good")
