@@ -45,6 +45,14 @@ BACKSTOP_S = 0.25
 class CallerGone(Exception):
     """Whoever asked has gone away, so there is nobody to tell anything."""
 
+    reason = "caller_gone"
+
+
+class ReaderIsStuckError(CallerGone):
+    """Whoever asked takes nothing of the answer, and is treated as one who has gone away."""
+
+    reason = "slow_reader"
+
 
 @dataclass(frozen=True, slots=True)
 class Wish:
@@ -373,7 +381,7 @@ def _ending(error: BaseException | None, output: Output | None) -> tuple[str, st
     if error is None:
         return "ok", output.finish_reason.value if output else "none"
     if isinstance(error, CallerGone | asyncio.CancelledError | GeneratorExit):
-        return "cancelled", "caller_gone"
+        return "cancelled", error.reason if isinstance(error, CallerGone) else CallerGone.reason
     if isinstance(error, RateLimited | Unavailable):
         return "rejected", error.code
     if isinstance(error, DeadlineExceeded):

@@ -15,7 +15,7 @@ from typing import Protocol
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from freeroam.api.inference_calls import CallerGone, InferenceCall
+from freeroam.api.inference_calls import CallerGone, InferenceCall, ReaderIsStuckError
 from freeroam.api.pictures import Image
 from freeroam.observability.logs import get_logger
 from freeroam.vocabulary.errors import FreeroamError
@@ -91,12 +91,12 @@ class SpeechStream(Response):
         try:
             async with call:
                 await self._speak(scope, receive, send)
-        except CallerGone:
-            scope["freeroam.is_caller_gone"] = True
-        except _ReaderIsStuckError:
+        except ReaderIsStuckError:
             call.parts.metrics.slow_clients.labels("dropped").inc()
             log.info("slow_reader_dropped", request_id=call.request.request_id)
             _abort(scope)
+        except CallerGone:
+            scope["freeroam.is_caller_gone"] = True
         except FreeroamError as error:
             if not self._has_begun:
                 raise
@@ -160,7 +160,7 @@ class SpeechStream(Response):
             due_s = max(self._sent_s, call.began_s) + patience_s
             if due_s <= now_s:
                 if self._is_sending:
-                    call.cut(_ReaderIsStuckError())
+                    call.cut(ReaderIsStuckError())
                     return
                 if self._has_begun:
                     await send({"type": "http.response.body", "body": b": ping\n\n", "more_body": True})
@@ -183,10 +183,6 @@ class SpeechStream(Response):
                 await send({"type": "http.response.body", "body": body, "more_body": False})
         except TimeoutError:
             _abort(scope)
-
-
-class _ReaderIsStuckError(Exception):
-    """The reader drained nothing for too long."""
 
 
 def _abort(scope: Scope) -> None:

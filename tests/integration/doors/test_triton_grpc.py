@@ -22,8 +22,8 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 from tritonclient.utils import InferenceServerException
 
 from freeroam.api.grpc import inference_pb2 as wire
-from freeroam.api.grpc.health import MAX_CHECKS
 from freeroam.api.grpc.reflecting import MAX_STREAMS
+from freeroam.api.grpc.strangers import MAX_HERE_OF_ONE
 from tests.integration.doors.conftest import SEER, SPEAKER, Doors
 from tests.waiting import until
 
@@ -287,7 +287,7 @@ async def test_what_is_open_to_all_is_bounded(channel: grpc.Channel) -> None:
         "/grpc.health.v1.Health/Check",
         "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
     )
-    for method, bound in ((health, MAX_CHECKS), (reflection, MAX_STREAMS)):
+    for method, bound in ((health, MAX_HERE_OF_ONE), (reflection, MAX_STREAMS)):
         kept: queue.Queue[bytes | None] = queue.Queue()
         calls = [channel.stream_stream(method)(iter(kept.get, None)) for _ in range(bound + 8)]
 

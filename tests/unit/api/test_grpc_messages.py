@@ -102,6 +102,31 @@ def test_bytes_that_are_no_message_are_refused(data: bytes) -> None:
         decode(wire.ModelInferRequest, data)
 
 
+@pytest.mark.parametrize(
+    ("tensor", "reason"),
+    [
+        ({"datatype": "UINT8", "shape": [2_000_000]}, "lists more than"),
+        ({"datatype": "BYTES", "shape": [2_000_000]}, "lists more than"),
+        ({"datatype": "UINT8", "shape": [1] * 1000}, "dimensions"),
+    ],
+)
+def test_what_is_short_on_the_wire_and_long_as_values_is_refused_unread(tensor: dict[str, Any], reason: str) -> None:
+    # Given a tensor of millions of small elements, or of dimensions, when it is read, then its length is enough
+    given = wire.ModelInferRequest.InferInputTensor(name="image", **tensor)
+    given.contents.uint_contents.extend(range(2) if "dim" in reason else [0] * 2_000_000)
+    with pytest.raises(InvalidInput, match=reason):
+        read_request(request(inputs=[given]))
+
+
+def test_parameters_are_bounded() -> None:
+    # Given more parameters than anybody has use for, when they are read, then they are refused
+    message = request()
+    for number in range(300):
+        message.parameters[str(number)].int64_param = number
+    with pytest.raises(InvalidInput, match="at most"):
+        read_request(message)
+
+
 def test_parameters_keep_their_types() -> None:
     # Given parameters of each type and one of none, when they are read, then the values are plain
     given = {

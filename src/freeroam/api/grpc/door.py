@@ -8,12 +8,13 @@ from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2
-from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
+from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from freeroam.api.doorkeeper import Doorkeeper
 from freeroam.api.grpc import inference_pb2
 from freeroam.api.grpc.health import HEALTH_SERVICE, Health
 from freeroam.api.grpc.methods import Methods, Unoffered
+from freeroam.api.grpc.outlets import Outlets
 from freeroam.api.grpc.passage import SERVICE
 from freeroam.api.grpc.reflecting import Reflection
 from freeroam.api.parts import Parts
@@ -116,8 +117,13 @@ class GrpcDoor:
         for known in (health_pb2, reflection_pb2):
             pool.AddSerializedFile(known.DESCRIPTOR.serialized_pb)
         names = (SERVICE, HEALTH_SERVICE, reflection.SERVICE_NAME)
-        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(Reflection(names, pool), self._server)
-        handlers = (Methods(parts, self._doorkeeper).table(), Health(parts).table(), Unoffered())
+        outlets = Outlets(self._config.port, self._doorkeeper.config.stream_idle_timeout_s, parts.metrics)
+        handlers = (
+            Methods(parts, self._doorkeeper, outlets).table(),
+            Health(parts, outlets).table(),
+            Reflection(names, pool, outlets).table(),
+            Unoffered(),
+        )
         self._server.add_generic_rpc_handlers(handlers)
         await self._server.start()
         log.info("grpc_listens", port=self._config.port, tls=self._config.certfile is not None)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2
 
-from freeroam.api.grpc.passage import SERVICE, Context
+from freeroam.api.grpc.outlets import Context, Outlet, Outlets
+from freeroam.api.grpc.passage import SERVICE
+from freeroam.api.grpc.strangers import Reception
 from freeroam.api.oip.descriptions import is_answering
 from freeroam.api.parts import Parts
 
@@ -18,9 +19,6 @@ LOOK_EVERY_S = 0.5
 """How often a watcher looks."""
 
 MAX_WATCHERS = 64
-MAX_CHECKS = 64
-CHECK_S = 5.0
-"""How long the question of a check may take to come."""
 
 
 class Health:
@@ -28,27 +26,23 @@ class Health:
 
     Args:
         parts: The engine, and whether the service stops.
+        outlets: Where answers go out.
     """
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: Parts, outlets: Outlets) -> None:
         self._parts = parts
+        self._outlets = outlets
+        self._reception = Reception()
         self._watchers = 0
-        self._checks = 0
 
     def table(self) -> Any:
         """Return what gRPC looks methods up in."""
         methods = {
-            # As a stream of one, because gRPC reads the message of a unary method before it asks whether it is wanted.
-            "Check": grpc.stream_stream_rpc_method_handler(
-                self.check,
-                request_deserializer=health_pb2.HealthCheckRequest.FromString,
-                response_serializer=health_pb2.HealthCheckResponse.SerializeToString,
-            ),
-            "Watch": grpc.unary_stream_rpc_method_handler(
-                self.watch,
-                request_deserializer=health_pb2.HealthCheckRequest.FromString,
-                response_serializer=health_pb2.HealthCheckResponse.SerializeToString,
-            ),
+            # Streams of one, because gRPC reads the message of a unary call before it asks whether it is wanted.
+            name: grpc.stream_stream_rpc_method_handler(
+                behaviour, response_serializer=health_pb2.HealthCheckResponse.SerializeToString
+            )
+            for name, behaviour in (("Check", self.check), ("Watch", self.watch))
         }
         return grpc.method_handlers_generic_handler(HEALTH_SERVICE, methods)
 
@@ -63,47 +57,45 @@ class Health:
         statuses = health_pb2.HealthCheckResponse
         return statuses.SERVING if is_well else statuses.NOT_SERVING
 
-    async def check(self, requests: AsyncIterator[Any], context: Context) -> None:
+    async def check(self, _: Any, context: Context) -> None:
         """Answer once."""
-        request = await self._read(requests, context)
-        status = self.status_of(request.service)
+        service = await self._read(context)
+        status = self.status_of(service)
         if status is None:
-            await context.abort(grpc.StatusCode.NOT_FOUND, f"there is no service or model {request.service[:100]!r}")
-        await context.write(health_pb2.HealthCheckResponse(status=status))
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"there is no service or model {service[:100]!r}")
+        async with self._outlets.open(context, f"/{HEALTH_SERVICE}/Check") as outlet:
+            await outlet.write(health_pb2.HealthCheckResponse(status=status))
 
-    async def _read(self, requests: AsyncIterator[Any], context: Context) -> Any:
-        """Return what is asked; strangers may ask, so few of them at once, and not for long."""
-        if self._checks >= MAX_CHECKS:
-            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"{MAX_CHECKS} are asking already")
-        self._checks += 1
-        try:
-            async with asyncio.timeout(CHECK_S):
-                request = await anext(aiter(requests), None)
-        except TimeoutError:
-            request = None
-        finally:
-            self._checks -= 1
-        if request is None:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"no complete question came within {CHECK_S:g} s")
-        return request
-
-    async def watch(self, request: Any, context: Context) -> AsyncIterator[Any]:
+    async def watch(self, _: Any, context: Context) -> None:
         """Answer now, and again whenever it changes; ends when the service has begun to stop."""
+        service = await self._read(context)
         if self._watchers >= MAX_WATCHERS:
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"{MAX_WATCHERS} watch already; use Check")
         self._watchers += 1
         try:
-            told = None
-            while True:
-                is_last = self._parts.lifecycle.is_draining
-                status = self.status_of(request.service)
-                if status is None:
-                    status = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
-                if status != told:
-                    told = status
-                    yield health_pb2.HealthCheckResponse(status=status)
-                if is_last:
-                    return
-                await self._parts.clock.sleep(LOOK_EVERY_S)
+            async with self._outlets.open(context, f"/{HEALTH_SERVICE}/Watch") as outlet:
+                await self._tell_changes(service, outlet)
         finally:
             self._watchers -= 1
+
+    async def _tell_changes(self, service: str, outlet: Outlet) -> None:
+        told = None
+        while True:
+            is_last = self._parts.lifecycle.is_draining
+            status = self.status_of(service)
+            if status is None:
+                status = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+            if status != told:
+                told = status
+                await outlet.write(health_pb2.HealthCheckResponse(status=status))
+            if is_last:
+                return
+            await self._parts.clock.sleep(LOOK_EVERY_S)
+
+    async def _read(self, context: Context) -> str:
+        """Return what is asked for; the call ends if that cannot be read."""
+        try:
+            question = health_pb2.HealthCheckRequest.FromString(await self._reception.hear(context))
+        except DecodeError:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the message is no question of health")
+        return str(question.service)

@@ -11,10 +11,20 @@ from google.protobuf.message import DecodeError, Message
 from freeroam.api.grpc import inference_pb2 as wire
 from freeroam.api.oip.questions import refuse_what_is_not_offered
 from freeroam.api.oip.requests import MAX_ID_CHARS, MAX_INPUTS
-from freeroam.api.oip.tensors import Answered, Tensor, read_elements, read_listed, read_packed
+from freeroam.api.oip.tensors import (
+    MAX_DIMENSIONS,
+    MAX_LISTED,
+    Answered,
+    Tensor,
+    read_elements,
+    read_listed,
+    read_packed,
+)
 from freeroam.vocabulary.errors import InvalidInput
 
 M = TypeVar("M", bound=Message)
+
+MAX_PARAMETERS = 256
 
 
 def decode(kind: type[M], data: bytes) -> M:
@@ -37,7 +47,13 @@ def from_json(kind: type[M], document: Mapping[str, Any]) -> M:
 
 
 def values_of(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Return parameters as plain values; one without a value is left out."""
+    """Return parameters as plain values; one without a value is left out.
+
+    Raises:
+        InvalidInput: There are too many.
+    """
+    if len(parameters) > MAX_PARAMETERS:
+        raise InvalidInput(f"{len(parameters)} parameters; at most {MAX_PARAMETERS} may come")
     found: dict[str, Any] = {}
     for name, parameter in parameters.items():
         kind = parameter.WhichOneof("parameter_choice")
@@ -71,13 +87,17 @@ def read_request(request: wire.ModelInferRequest) -> tuple[list[Tensor], dict[st
 
 
 def _read_input(given: wire.ModelInferRequest.InferInputTensor, raw: bytes | None) -> Tensor:
-    name, datatype, shape = given.name, given.datatype, tuple(given.shape)
+    # Lengths first: what is short in a message may be long as values, and making them would hold the event loop.
+    name, datatype, shape = given.name, given.datatype, tuple(given.shape[: MAX_DIMENSIONS + 1])
     if raw is not None:
         if given.HasField("contents"):
             raise InvalidInput(f"input {name!r} has contents, and raw_input_contents came too; send one of them")
         return read_packed(name, datatype, shape, raw)
     if not given.HasField("contents"):
         raise InvalidInput(f"input {name!r} has no contents")
+    listed = max(len(given.contents.bytes_contents), len(given.contents.uint_contents))
+    if listed > MAX_LISTED:
+        raise InvalidInput(f"input {name!r} lists more than {MAX_LISTED} elements; send them as raw_input_contents")
     if datatype == "BYTES":
         return read_elements(name, shape, list(given.contents.bytes_contents))
     return read_listed(name, datatype, shape, list(given.contents.uint_contents))

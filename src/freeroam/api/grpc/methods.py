@@ -10,7 +10,8 @@ import grpc
 from freeroam.api.doorkeeper import Doorkeeper
 from freeroam.api.grpc import inference_pb2 as wire
 from freeroam.api.grpc.messages import from_json, read_request, values_of, write_response
-from freeroam.api.grpc.passage import SERVICE, Context, Passage, Visit
+from freeroam.api.grpc.outlets import Context, Outlet, Outlets
+from freeroam.api.grpc.passage import SERVICE, Passage, Visit
 from freeroam.api.grpc.streaming import InferStream
 from freeroam.api.inference_calls import open_call
 from freeroam.api.journal import audit
@@ -27,12 +28,13 @@ class Methods:
     Args:
         parts: The engine and what counts.
         doorkeeper: Shared with the HTTP door.
+        outlets: Where answers go out.
     """
 
-    def __init__(self, parts: Parts, doorkeeper: Doorkeeper) -> None:
+    def __init__(self, parts: Parts, doorkeeper: Doorkeeper, outlets: Outlets) -> None:
         self._parts = parts
         self._config: ApiConfig = doorkeeper.config
-        self._passage = Passage(parts, doorkeeper)
+        self._passage = Passage(parts, doorkeeper, outlets)
 
     def table(self) -> Any:
         """Return what gRPC looks methods up in."""
@@ -99,8 +101,8 @@ class Methods:
         answered = answer_tensors(output, question.outputs)
         return write_response(request, answered, parameters_of(output), output.model, output.version)
 
-    async def _stream_infer(self, requests: AsyncIterator[bytes], visit: Visit) -> None:
-        await InferStream(visit, self._passage, self._parts, self._config).run(requests)
+    async def _stream_infer(self, visit: Visit, outlet: Outlet) -> None:
+        await InferStream(visit, outlet, self._passage, self._parts, self._config).run()
 
     async def _index(self, request: wire.RepositoryIndexRequest, _: Visit) -> wire.RepositoryIndexResponse:
         index = repository.list_index(self._parts, only_ready=request.ready)

@@ -6,16 +6,16 @@ import asyncio
 import math
 import re
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
-from urllib.parse import unquote
 
 import grpc
 
 from freeroam.api.doorkeeper import Doorkeeper
 from freeroam.api.grpc.messages import M, decode, sayable
-from freeroam.api.inference_calls import Arrival, read_arrival
+from freeroam.api.grpc.outlets import Context, Outlet, Outlets, next_message, split_peer
+from freeroam.api.inference_calls import Arrival, ReaderIsStuckError, read_arrival
 from freeroam.api.parts import Parts
 from freeroam.api.problems import grpc_code_of
 from freeroam.observability.logs import get_logger
@@ -36,22 +36,7 @@ MAX_DETAILS_CHARS = 1000
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _STRANGER = Caller("unknown", "unknown", rights=frozenset())
 
-Context = Any
-"""``grpc.aio.ServicerContext``; the library has no types."""
-
 log = get_logger(__name__)
-
-
-class ReaderIsStuckError(Exception):
-    """The client drained nothing for too long.
-
-    Args:
-        unsent: Done when it has taken what was written last.
-    """
-
-    def __init__(self, unsent: asyncio.Future[Any]) -> None:
-        super().__init__("nothing was read for too long")
-        self.unsent = unsent
 
 
 @dataclass(slots=True)
@@ -93,7 +78,7 @@ class Visit:
 
 
 Behaviour = Callable[[Any, Visit], Awaitable[Any]]
-StreamBehaviour = Callable[[AsyncIterator[bytes], Visit], Awaitable[None]]
+StreamBehaviour = Callable[[Visit, Outlet], Awaitable[None]]
 
 
 class Passage:
@@ -102,27 +87,28 @@ class Passage:
     Args:
         parts: What the methods work with.
         doorkeeper: Shared with the HTTP door.
+        outlets: Where answers go out.
     """
 
-    def __init__(self, parts: Parts, doorkeeper: Doorkeeper) -> None:
+    def __init__(self, parts: Parts, doorkeeper: Doorkeeper, outlets: Outlets) -> None:
         self._parts = parts
         self._doorkeeper = doorkeeper
+        self._outlets = outlets
         self.open = 0
 
     def unary(self, name: str, right: Right, kind: type[M], behaviour: Behaviour) -> Any:
         """Return what gRPC calls for a method of one message each way."""
 
-        async def handle(requests: AsyncIterator[bytes], context: Context) -> None:
-            async def answer(visit: Visit) -> Any:
-                return await behaviour(decode(kind, await self._read_one(requests)), visit)
+        async def handle(_: Any, context: Context) -> None:
+            async def answer(visit: Visit, outlet: Outlet) -> None:
+                await outlet.write(await behaviour(decode(kind, await self._read_one(context)), visit))
 
-            answered = await self._pass(name, right, context, answer)
-            await context.write(answered)
+            await self._pass(name, right, context, answer)
 
         # As a stream of one, because gRPC reads the message of a unary method before it asks who sends it.
         return grpc.stream_stream_rpc_method_handler(handle, response_serializer=_serialized)
 
-    async def _read_one(self, requests: AsyncIterator[bytes]) -> bytes:
+    async def _read_one(self, context: Context) -> bytes:
         """Return a call's only message.
 
         Raises:
@@ -132,7 +118,7 @@ class Passage:
         limit_s = self._doorkeeper.config.request_timeout_s
         try:
             async with asyncio.timeout(limit_s):
-                data = await anext(aiter(requests), None)
+                data = await next_message(context)
         except TimeoutError:
             raise DeadlineExceeded(f"The message was not complete within {limit_s:g} s (REQUEST_TIMEOUT)") from None
         if data is None:
@@ -142,9 +128,9 @@ class Passage:
     def stream(self, name: str, right: Right, behaviour: StreamBehaviour) -> Any:
         """Return what gRPC calls for a method with a stream of messages each way."""
 
-        async def handle(requests: AsyncIterator[bytes], context: Context) -> None:
-            async def answer(visit: Visit) -> None:
-                await behaviour(requests, visit)
+        async def handle(_: Any, context: Context) -> None:
+            async def answer(visit: Visit, outlet: Outlet) -> None:
+                await behaviour(visit, outlet)
 
             await self._pass(name, right, context, answer)
 
@@ -160,28 +146,32 @@ class Passage:
         if verdict is not None and not verdict.is_allowed:
             raise RateLimited(f"More than {verdict.limit} requests in a minute", retry_after_s=verdict.retry_after_s)
 
-    async def _pass(self, name: str, right: Right, context: Context, answer: Callable[[Visit], Awaitable[Any]]) -> Any:
+    async def _pass(
+        self, name: str, right: Right, context: Context, answer: Callable[[Visit, Outlet], Awaitable[None]]
+    ) -> None:
         visit = self._visit(f"/{SERVICE}/{name}", context)
+        async with self._outlets.open(context, visit.path, visit.request_id) as outlet:
+            await self._see_through(visit, right, outlet, answer)
+
+    async def _see_through(
+        self, visit: Visit, right: Right, outlet: Outlet, answer: Callable[[Visit, Outlet], Awaitable[None]]
+    ) -> None:
+        context = visit.context
         self.open += 1
         visit.code = "CANCELLED"
         try:
             self._let_in(visit, right)
             await context.send_initial_metadata((("x-request-id", visit.request_id),))
-            answered = await answer(visit)
+            await answer(visit, outlet)
             visit.code = "OK"
-            return answered
         except FreeroamError as error:
             visit.code = grpc_code_of(error)
             if isinstance(error, RateLimited | Unavailable):
                 self._parts.metrics.rejected.labels(error.code).inc()
             await refuse(context, visit.code, error)
-        except ReaderIsStuckError as error:
+        except ReaderIsStuckError:
             visit.code = "RESOURCE_EXHAUSTED"
-            log.info("slow_reader_dropped", request_id=visit.request_id)
-            # gRPC has no way to cut a call off, nor to say anything before the reader has taken what was written; so
-            # this little stays behind until it reads on, cancels or goes away. The models are free already.
-            await asyncio.wait({error.unsent})
-            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
+            raise
         except grpc.aio.AbortError:
             visit.code = "UNKNOWN" if context.code() is None else _name_of(context.code())
             raise
@@ -254,15 +244,22 @@ async def refuse(context: Context, code: str, error: FreeroamError) -> None:
         trailers.append(("retry-after", str(max(1, math.ceil(retry_after_s)))))
     # A longer one would not fit into the metadata that carry it, and the caller would be told of that instead.
     message = sayable(redact_text(error.message))[:MAX_DETAILS_CHARS]
+    _leave_origin(error)
     await context.abort(grpc.StatusCode[code], message, trailing_metadata=tuple(trailers))
 
 
+def _leave_origin(error: BaseException) -> None:
+    """Part an error from the frames that it came through and from what it was made of, which hold the caller's message.
+
+    gRPC keeps the error of an aborted call, with all that it came from, until a collection, which may be hours away: a
+    few great messages would fill the memory.
+    """
+    error.__traceback__ = error.__context__ = error.__cause__ = None
+
+
 def address_of(peer: str) -> str | None:
-    """Return the address in gRPC's name of a peer, ``ipv4:127.0.0.1:4711``; None for a unix socket."""
-    kind, _, rest = unquote(peer).partition(":")
-    if kind == "unix":
-        return None
-    return rest.rpartition(":")[0].strip("[]")
+    """Return the address in gRPC's name of a peer; None for a unix socket."""
+    return None if peer.startswith("unix:") else split_peer(peer)[0]
 
 
 def _name_of(code: Any) -> str:
