@@ -124,11 +124,38 @@ async def test_health(client: httpx.AsyncClient) -> None:
 # Jobs
 
 
-@pytest.mark.parametrize("path", ["/health", "/health/ready", "/health/live"])
-async def test_health_answers_probes_that_want_no_body(client: httpx.AsyncClient, path: str) -> None:
-    answer = await client.head(path)
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/health",
+        "/health/ready",
+        "/health/live",
+        "/docs",
+        "/redoc",
+        "/openapi.json",
+        "/static-docs/swagger-ui.css",
+        "/metrics",
+        "/models",
+        f"{API}/inference/jobs",
+        f"{API}/inference/stream/headed",
+        f"{API}/inference/jobs/headed/export?format=csv",
+        "/v1/models",
+        "/v2/models/fake",
+        "/nowhere",
+        "/infer",
+    ],
+)
+async def test_a_head_is_answered_as_a_get_without_its_body(client: httpx.AsyncClient, path: str) -> None:
+    # Given what GET answers at a path, also where it is a stream, an error or nothing that GET may do
+    await start(client, job_id="headed", max_frames=1)
+    async with client.stream("GET", path) as got:
+        expected = (got.status_code, got.headers["content-type"])
 
-    assert (answer.status_code, answer.content) == (200, b"")
+    # When only the head is wanted, then it is the same, and the connection serves the next one
+    for _ in range(2):
+        answer = await client.head(path)
+        assert (answer.status_code, answer.headers["content-type"]) == expected
+        assert answer.content == b""
 
 
 async def test_a_job_is_accepted_with_an_id_of_its_own_or_of_ours(client: httpx.AsyncClient) -> None:

@@ -23,6 +23,7 @@ from freeroam.api.direct_route import DirectDoors
 from freeroam.api.docs import add_docs
 from freeroam.api.doorkeeper import Doorkeeper
 from freeroam.api.gate import Gate
+from freeroam.api.heads import HeadAsGet
 from freeroam.api.journal import Journal
 from freeroam.api.oip import repository_routes as oip_repository
 from freeroam.api.oip import routes as oip
@@ -39,6 +40,9 @@ DESCRIPTION = """Questions to live video, answered while the stream runs.
 Point a job at a stream, give it a prompt, read results while it runs. Every error has the body `{"error", "detail"}`.
 Keys travel as `Authorization: Bearer ...` or `X-API-Key`; without any key configured only this machine is served.
 """
+
+UNREADABLE = "There was an error parsing the body"
+"""What the framework says of a body whose bytes are no text, or whose JSON is nested too deeply."""
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
@@ -83,6 +87,7 @@ def create_application(
     tell = partial(_answer_of, metrics)
     _map_errors(app, tell)
     # The last one added is the outermost.
+    app.add_middleware(HeadAsGet)
     app.add_middleware(AnswerDeadline, timeout_s=config.request_timeout_s)
     app.add_middleware(DirectDoors, routes=direct, tell=tell, timeout_s=config.request_timeout_s)
     app.add_middleware(BodyLimit, max_body_bytes=config.max_body_bytes, max_prompt_chars=config.max_prompt_chars)
@@ -168,7 +173,9 @@ def _map_errors(app: FastAPI, tell: Callable[[FreeroamError], ProblemResponse]) 
     @app.exception_handler(HTTPException)
     async def tell_http(request: Request, error: HTTPException) -> ProblemResponse:
         message = str(error.detail)
-        if error.status_code == 404:
+        if message == UNREADABLE:
+            message = "The body is no JSON in UTF-8"
+        elif error.status_code == 404:
             message = f"There is nothing at {request.url.path[:200]}"
         elif error.status_code == 405:
             message = f"{request.method[:20]} is not possible at {request.url.path[:200]}"

@@ -80,7 +80,9 @@ class Gate:
             _check_right(caller, method, path)
         except FreeroamError as error:
             refusal = error
-        verdict = self._doorkeeper.charge(caller or Caller("unknown", origin.client), f"{method} {path}")
+        # A HEAD is as much work as the GET of the same path, so it takes from the same bucket.
+        deed = f"{'GET' if method == 'HEAD' else method} {path}"
+        verdict = self._doorkeeper.charge(caller or Caller("unknown", origin.client), deed)
         if verdict is not None and not verdict.is_allowed:
             self._metrics.rejected.labels("rate_limit").inc()
             await _too_often(verdict)(scope, receive, send)

@@ -15,7 +15,6 @@ from freeroam.vocabulary.model import ModelState
 router = APIRouter(prefix="/health", tags=["health"])
 
 
-@router.head("", include_in_schema=False)
 @router.get("", response_model=Health, summary="How the service is")
 async def get_health(request: Request, parts: TheParts) -> Health:
     """Always 200 while the process runs; ``status`` says how well."""
@@ -34,7 +33,6 @@ async def get_health(request: Request, parts: TheParts) -> Health:
     )
 
 
-@router.head("/ready", include_in_schema=False)
 @router.get(
     "/ready",
     response_model=Readiness,
@@ -58,7 +56,6 @@ async def get_readiness(parts: TheParts) -> JSONResponse:
     return JSONResponse(document.model_dump(), status_code=200 if is_ready else 503)
 
 
-@router.head("/live", include_in_schema=False)
 @router.get("/live", response_model=Liveness, summary="Whether the process runs")
 async def get_liveness(parts: TheParts) -> Liveness:
     """200 as long as the event loop turns."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from freeroam.vocabulary.inference import Prediction, Words
 from freeroam.vocabulary.model import ModelInfo, ModelState
@@ -23,6 +24,18 @@ def _upper(value: Any) -> Any:
 
 def _listed(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
+
+
+def _finite(value: Any) -> Any:
+    """Return a value of JSON, or refuse one with a number that JSON has no word for, wherever it is in there."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("numbers must be finite")
+    if isinstance(value, dict):
+        _finite(list(value.values()))
+    elif isinstance(value, list):
+        for inner in value:
+            _finite(inner)
+    return value
 
 
 class InferQuestion(BaseModel):
@@ -215,7 +228,7 @@ class ModelWish(BaseModel):
     replicas: int = Field(default=1, ge=1, le=64)
     max_batch_size: int | None = Field(default=None, ge=1, le=64)
     max_batch_wait_ms: float | None = Field(default=None, ge=0, le=100)
-    options: dict[str, Any] = Field(default_factory=dict, max_length=64)
+    options: dict[str, Annotated[Any, AfterValidator(_finite)]] = Field(default_factory=dict, max_length=64)
     keep_previous: bool = False
     unload_first: bool = False
     wait: bool = True

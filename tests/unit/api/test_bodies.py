@@ -108,3 +108,14 @@ def test_what_is_short_is_read_whatever_it_holds() -> None:
     refuse_intricate(b"," * PLAIN_BYTES, 0)
     with pytest.raises(TooLarge):
         refuse_intricate(memoryview(b"," * (PLAIN_BYTES + 1)), MAX_MARKS)
+
+
+@pytest.mark.parametrize("path", [*DIRECT, *TENSORS, *WISHES])
+@pytest.mark.parametrize("body", [b'{"prompt": "\xff\xfe"}', b"[" * 100_000])
+async def test_a_body_that_cannot_be_read_is_told_to_be_no_json(connect: Connect, path: str, body: bytes) -> None:
+    # Given bytes that are no text, or that nest without an end, when they come as a body, then the caller is told what
+    # is wrong with them
+    async with connect() as client:
+        answer = await client.post(path, content=body, headers=JSON)
+    assert answer.status_code == 400
+    assert "JSON" in answer.text

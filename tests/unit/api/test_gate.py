@@ -198,6 +198,14 @@ async def test_an_endpoint_may_have_a_limit_of_its_own(connect: Connect) -> None
     assert (await client.get("/api/v1/capacity")).status_code == 200
 
 
+async def test_a_head_counts_as_the_get_that_it_is(connect: Connect) -> None:
+    # Given a limit for a GET, when its head is asked for, then it takes from the same bucket
+    client = connect(rates=RateConfig(1000, {"GET /api/v1/capacity": 1}))
+    assert (await client.head("/api/v1/capacity")).status_code == 200
+    assert (await client.head("/api/v1/capacity")).status_code == 429
+    assert (await client.get("/api/v1/capacity")).status_code == 429
+
+
 async def test_guessing_keys_is_limited_too(connect: Connect) -> None:
     # Given a limit, when wrong keys are tried one after the other, then guessing ends
     client = connect(keys=(key(),), rates=RateConfig(per_minute=5))

@@ -81,6 +81,20 @@ def engine(parts: Parts) -> Stable:
     return engine
 
 
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
+@pytest.mark.parametrize("options", ['{"latency_ms": %s}', '{"boxes": [[0, {"x": %s}]]}'])
+async def test_options_with_numbers_that_json_does_not_have_are_refused(
+    connect: Connect, number: str, options: str
+) -> None:
+    # Given options that hold no finite number, however deep, when the model is to be loaded, then the caller is told
+    body = f'{{"name": "x", "model_type": "fake", "options": {options % number}}}'
+    async with connect() as client:
+        answer = await client.post("/api/v1/models", content=body, headers={"content-type": "application/json"})
+    assert answer.status_code == 400
+    assert "finite" in answer.json()["error"]
+    assert answer.json()["detail"][0]["field"].startswith("options.")
+
+
 async def test_models_are_listed_by_name_with_all_their_versions(connect: Connect, engine: Stable) -> None:
     async with connect() as client:
         listed = (await client.get("/models")).json()
