@@ -555,6 +555,11 @@ async def test_a_prompt_for_no_job_is_a_404(client: httpx.AsyncClient) -> None:
     answer = await client.post(f"{API}/prompt/update", json={"prompt": "q", "job_id": "never-was"})
     assert answer.status_code == 404
 
+    # And what it is or was asked is nobody's
+    for path in ("current", "history"):
+        answer = await client.get(f"{API}/prompt/{path}", params={"job_id": "nobody"})
+        assert (answer.status_code, answer.json()["error"]) == (404, "Job nobody not found")
+
 
 # Secrets and metrics
 

@@ -22,6 +22,7 @@ from freeroam.api.bounds import AnswerDeadline, BodyLimit, ConnectionLimit
 from freeroam.api.direct_route import DirectDoors
 from freeroam.api.docs import add_docs
 from freeroam.api.doorkeeper import Doorkeeper
+from freeroam.api.examples import add_examples
 from freeroam.api.gate import Gate
 from freeroam.api.heads import HeadAsGet
 from freeroam.api.journal import Journal
@@ -141,6 +142,7 @@ def describe(app: FastAPI) -> dict[str, Any]:
         "bearer": {"type": "http", "scheme": "bearer"},
         "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
     }
+    add_examples(schema)
     app.openapi_schema = schema
     return schema
 
@@ -167,8 +169,7 @@ def _map_errors(app: FastAPI, tell: Callable[[FreeroamError], ProblemResponse]) 
 
     @app.exception_handler(RequestValidationError)
     async def tell_invalid(_: Request, error: RequestValidationError) -> ProblemResponse:
-        message, problems = explain_validation(error.errors())
-        return ProblemResponse(400, message, problems)
+        return problem_of(explain_validation(error.errors()))
 
     @app.exception_handler(HTTPException)
     async def tell_http(request: Request, error: HTTPException) -> ProblemResponse:

@@ -185,7 +185,4 @@ def unreadable(error: ValidationError) -> FreeroamError:
     problems = [dict(item) for item in error.errors(include_input=False, include_url=False)]
     if problems[0]["type"] in {"model_type", "model_attributes_type"} and not problems[0]["loc"]:
         return InvalidInput("The body must be a JSON object; send it with Content-Type: application/json")
-    message, told = explain_validation(problems)
-    if problems[0]["type"] == "extra_forbidden":
-        return UnknownField(message, detail=told)
-    return InvalidInput(message, detail=told)
+    return explain_validation(problems)

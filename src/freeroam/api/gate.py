@@ -15,7 +15,7 @@ from freeroam.observability.metrics import Metrics
 from freeroam.security.keys import Caller, Right
 from freeroam.security.limits import Verdict
 from freeroam.security.origin import find_origin
-from freeroam.vocabulary.errors import FreeroamError, PermissionDenied, Unauthenticated
+from freeroam.vocabulary.errors import FreeroamError, PermissionDenied, RateLimited, Unauthenticated
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 OPEN_TO_ALL = re.compile(r"/health(/[a-z]+)?|/docs|/redoc|/openapi\.json|/static-docs/.*")
@@ -120,4 +120,5 @@ def _check_right(caller: Caller, method: str, path: str) -> None:
 
 def _too_often(verdict: Verdict) -> ProblemResponse:
     message = f"More than {verdict.limit} requests in a minute"
-    return ProblemResponse(429, message, {"retry_after_seconds": verdict.retry_after_s}, verdict.headers())
+    detail = {"code": RateLimited.default_code, "retry_after_seconds": verdict.retry_after_s}
+    return ProblemResponse(429, message, detail, verdict.headers())

@@ -76,7 +76,8 @@ class Journal:
                 _abort(scope)
             else:
                 message = "Internal error; the log has it under this X-Request-ID"
-                await ProblemResponse(500, message, {"request_id": request_id})(scope, receive, send_with_id)
+                detail = {"code": "internal", "request_id": request_id}
+                await ProblemResponse(500, message, detail)(scope, receive, send_with_id)
         finally:
             if not status and scope.get("freeroam.is_caller_gone"):
                 status = CLIENT_CLOSED_REQUEST

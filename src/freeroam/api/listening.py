@@ -14,7 +14,7 @@ from starlette.websockets import WebSocketDisconnect
 from freeroam.api.event_stream import EventStream
 from freeroam.api.jobs import MAX_ID, JobId
 from freeroam.api.parts import ApiConfig, Parts, TheConfig, TheParts
-from freeroam.api.problems import explain_validation, responses
+from freeroam.api.problems import detail_of, explain_validation, responses
 from freeroam.observability.logs import get_logger
 from freeroam.results.listener import Listener
 from freeroam.vocabulary.errors import FreeroamError, InvalidInput, StoreError
@@ -157,7 +157,7 @@ class _Conversation:
             await self._send_error(job_id, error)
 
     async def _send_error(self, job_id: str | None, error: FreeroamError) -> None:
-        body: dict[str, Any] = {"event": "error", "job_id": job_id, "error": error.message, "detail": error.detail}
+        body: dict[str, Any] = {"event": "error", "job_id": job_id, "error": error.message, "detail": detail_of(error)}
         await self._send(orjson.dumps(body, default=str).decode())
 
     async def _send(self, text: str) -> bool:
@@ -189,8 +189,7 @@ def read_subscription(text: str | bytes) -> Subscription:
     try:
         return Subscription.model_validate_json(text)
     except ValidationError as error:
-        message, problems = explain_validation([dict(item) for item in error.errors(include_input=False)])
-        raise InvalidInput(message, detail=problems) from None
+        raise explain_validation([dict(item) for item in error.errors(include_input=False)]) from None
 
 
 def _position(last_event_id: str | None, after: int | None) -> int | None:

@@ -103,7 +103,9 @@ class Problem(BaseModel):
     """
 
     error: str = Field(description="What was wrong, for people.")
-    detail: dict[str, Any] | list[Any] | str | None = Field(default=None, description="More, for programs.")
+    detail: dict[str, Any] | str | None = Field(
+        default=None, description="More, for programs: `code`, and of what does not validate `problems`, by field."
+    )
 
 
 def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -163,9 +165,7 @@ def problem_of(error: errors.FreeroamError) -> ProblemResponse:
 
 def detail_of(error: errors.FreeroamError) -> Any:
     """Return ``detail`` of the body that tells ``error``: what it carries, with its code, by which clients tell why."""
-    if error.detail is None:
-        return {"code": error.code}
-    return {"code": error.code, **error.detail} if isinstance(error.detail, dict) else error.detail
+    return error.detail if isinstance(error.detail, str) else {"code": error.code, **(error.detail or {})}
 
 
 class ProblemResponse(Response):
@@ -210,14 +210,20 @@ def _to_json(body: dict[str, Any]) -> bytes:
         return json.dumps(body, default=str).encode()
 
 
-def explain_validation(problems: Sequence[Mapping[str, Any]]) -> tuple[str, list[dict[str, str]]]:
-    """Turn pydantic's errors into a sentence about the first and a list of all; values are not repeated.
+_UNKNOWN = frozenset({"extra_forbidden", "unexpected_keyword_argument"})
+
+
+def explain_validation(problems: Sequence[Mapping[str, Any]]) -> errors.InvalidInput:
+    """Turn pydantic's errors into one that says what is wrong first and lists all; values are not repeated.
 
     Returns:
-        The message, and ``[{"field": ..., "message": ...}]``.
+        ``UnknownField`` or ``InvalidInput``, with ``{"problems": [{"field": ..., "message": ...}]}`` as its detail.
     """
     all_of_them = [{"field": _field_of(item), "message": _sentence(item)} for item in problems[:20]]
-    return (all_of_them[0]["message"] if all_of_them else "The request is not valid"), all_of_them
+    message = all_of_them[0]["message"] if all_of_them else "The request is not valid"
+    is_unknown = bool(problems) and problems[0].get("type") in _UNKNOWN
+    kind = errors.UnknownField if is_unknown else errors.InvalidInput
+    return kind(message, detail={"problems": all_of_them})
 
 
 def _field_of(item: Mapping[str, Any]) -> str:
@@ -239,7 +245,7 @@ def _sentence(item: Mapping[str, Any]) -> str:
         return "The body must be a JSON object; send it with Content-Type: application/json"
     if kind == "missing":
         return f"{field} is required"
-    if kind in {"extra_forbidden", "unexpected_keyword_argument"}:
+    if kind in _UNKNOWN:
         return f"Unknown field {field}"
     if kind == "string_too_short" and (item.get("ctx") or {}).get("min_length") == 1:
         return f"{field} cannot be empty"

@@ -30,16 +30,20 @@ async def update_prompt(update: PromptUpdate, request: Request, parts: TheParts)
 @router.get("/current", response_model=Prompt, responses=responses(404), summary="The prompt in use")
 async def get_current(parts: TheParts, job_id: Scope = None) -> Prompt:
     """Return the newest version of a job's own prompt, or of the global one if it has none."""
+    if job_id is not None:
+        await parts.desk.status(job_id)
     prompt = await parts.prompts.current(job_id)
     if prompt is None:
         raise NotFound("No prompt is set")
     return prompt
 
 
-@router.get("/history", response_model=PromptHistory, responses=responses(), summary="Earlier prompts")
+@router.get("/history", response_model=PromptHistory, responses=responses(404), summary="Earlier prompts")
 async def get_history(
     parts: TheParts, limit: Annotated[int, Query(ge=1, le=1000)] = 10, job_id: Scope = None
 ) -> PromptHistory:
     """Return versions of exactly one scope, newest first."""
+    if job_id is not None:
+        await parts.desk.status(job_id)
     prompts, total = await parts.prompts.history(limit=limit, job_id=job_id)
     return PromptHistory(history=prompts, total=total)

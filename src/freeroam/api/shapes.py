@@ -10,7 +10,7 @@ _OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rat
 _OPENAI_CODES = {
     "unauthenticated": "invalid_api_key",
     "not_found": "model_not_found",
-    "rate_limit": "rate_limit_exceeded",
+    "rate_limited": "rate_limit_exceeded",
 }
 
 
@@ -32,7 +32,7 @@ def error_body(path: str, status: int, message: str, detail: Any) -> dict[str, A
         path: Without the root path.
         status: HTTP status.
         message: For people, redacted.
-        detail: For programs, redacted: a dictionary with a ``code``, or a list of ``{"field", "message"}``.
+        detail: For programs, redacted: a dictionary with a ``code``, and with ``problems`` where a body is not valid.
     """
     if is_below(path, "/v2"):
         return {"error": message}
@@ -43,9 +43,9 @@ def error_body(path: str, status: int, message: str, detail: Any) -> dict[str, A
 
 def openai_error(status: int, message: str, detail: Any) -> dict[str, Any]:
     """Return an error in OpenAI's shape: ``{"error": {"message", "type", "param", "code"}}``."""
-    code = detail.get("code") if isinstance(detail, dict) else None
-    first = detail[0] if isinstance(detail, list) and detail else None
-    param = first.get("field") if isinstance(first, dict) else None
+    known = detail if isinstance(detail, dict) else {}
+    code = known.get("code")
+    param = next((problem["field"] for problem in known.get("problems", ())), None)
     kind = _OPENAI_TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
     return {
         "error": {"message": message, "type": kind, "param": param or None, "code": _OPENAI_CODES.get(code or "", code)}

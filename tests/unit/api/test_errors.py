@@ -43,7 +43,9 @@ async def test_validation_is_a_400_that_names_the_field(connect: Connect, body: 
     # Then the message says which field and what is wrong with it
     assert answer.status_code == 400
     assert answer.json()["error"].startswith(message)
-    assert isinstance(answer.json()["detail"], list)
+    detail = answer.json()["detail"]
+    assert detail["code"] == ("unknown_field" if message.startswith("Unknown field") else "invalid_input")
+    assert set(detail["problems"][0]) == {"field", "message"}
 
 
 @pytest.mark.parametrize("content", [b"{", b"\xff\xfe", b"", b"nonsense", b'{"stream_ref": NaN}', b"[" * 100_000])
@@ -139,7 +141,7 @@ async def test_a_defect_is_a_500_without_a_trace_and_with_an_id_to_look_up(conne
 
     # Then the body tells nothing but the id
     assert answer.status_code == 500
-    assert answer.json()["detail"] == {"request_id": "look-me-up"}
+    assert answer.json()["detail"] == {"code": "internal", "request_id": "look-me-up"}
     assert answer.headers["x-request-id"] == "look-me-up"
     assert "ZeroDivision" not in answer.text
     assert "hunter2" not in answer.text

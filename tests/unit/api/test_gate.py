@@ -178,7 +178,11 @@ async def test_who_asks_too_often_is_told_when_to_come_back(connect: Connect, cl
     assert [answer.status_code for answer in answers] == [200, 200, 200, 429]
     assert [answer.headers["x-ratelimit-remaining"] for answer in answers] == ["2", "1", "0", "0"]
     assert answers[3].headers["retry-after"] == "20"
-    assert set(answers[3].json()) == {"error", "detail"}
+    assert answers[3].json()["detail"] == {"code": "rate_limited", "retry_after_seconds": 20.0}
+
+    # And the door of OpenAI says it in OpenAI's words
+    told = (await client.get("/v1/models")).json()["error"]
+    assert (told["type"], told["code"]) == ("rate_limit_error", "rate_limit_exceeded")
 
     # And health is never limited
     assert (await client.get("/health/live")).status_code == 200

@@ -92,7 +92,7 @@ async def test_options_with_numbers_that_json_does_not_have_are_refused(
         answer = await client.post("/api/v1/models", content=body, headers={"content-type": "application/json"})
     assert answer.status_code == 400
     assert "finite" in answer.json()["error"]
-    assert answer.json()["detail"][0]["field"].startswith("options.")
+    assert answer.json()["detail"]["problems"][0]["field"].startswith("options.")
 
 
 async def test_models_are_listed_by_name_with_all_their_versions(connect: Connect, engine: Stable) -> None:

@@ -72,7 +72,7 @@ def test_what_cannot_be_put_to_a_model_is_refused_by_its_place(message: dict[str
     # Given a message that no model here understands, when it is read, then the refusal names the place
     with pytest.raises(InvalidInput) as refusal:
         talk(message)
-    assert refusal.value.detail[0]["field"] == param
+    assert refusal.value.detail["problems"][0]["field"] == param
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_a_format_that_cannot_be_promised_is_refused(wanted: Any) -> None:
     # Given a language model and a format that it might break, when it is asked for, then it is refused
     with pytest.raises(InvalidInput) as refusal:
         read_format(wanted, info(speaks=True))
-    assert refusal.value.detail[0]["field"] == "response_format"
+    assert refusal.value.detail["problems"][0]["field"] == "response_format"
 
 
 def test_a_detector_gives_its_data_as_a_json_object() -> None:
@@ -204,7 +204,7 @@ def test_what_would_change_the_form_of_an_answer_is_refused_by_name(body: dict[s
     wish = ChatBody.model_validate({"model": "m", "messages": [{"role": "user", "content": "q"}], **body})
     with pytest.raises(InvalidInput) as refusal:
         wish.refuse_what_is_not_offered()
-    assert refusal.value.detail[0]["field"] == param
+    assert refusal.value.detail["problems"][0]["field"] == param
 
 
 def test_what_only_tunes_is_passed_over() -> None:

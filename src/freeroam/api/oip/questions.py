@@ -127,8 +127,8 @@ def read_params(parameters: Mapping[str, Any]) -> InferenceParams:
     try:
         return InferenceParams.model_validate(given)
     except ValidationError as error:
-        message, problems = explain_validation([dict(item) for item in error.errors(include_input=False)])
-        raise InvalidInput(f"parameter {message}", detail=problems) from None
+        told = explain_validation([dict(item) for item in error.errors(include_input=False)])
+        raise InvalidInput(f"parameter {told.message}", detail=told.detail) from None
 
 
 def read_triton_priority(value: Any) -> Priority | None:

@@ -128,5 +128,4 @@ def _read_wish(fields: Mapping[str, Any]) -> ModelWish:
     try:
         return ModelWish.model_validate(fields)
     except ValidationError as error:
-        message, problems = explain_validation([dict(item) for item in error.errors(include_input=False)])
-        raise InvalidInput(message, detail=problems) from None
+        raise explain_validation([dict(item) for item in error.errors(include_input=False)]) from None

@@ -177,7 +177,7 @@ class CompletionBody(Asked):
 
 def refusal(field: str, message: str) -> InvalidInput:
     """Return the error that says which field cannot be; OpenAI's clients show it as ``param``."""
-    return InvalidInput(message, detail=[{"field": field, "message": message}])
+    return InvalidInput(message, detail={"problems": [{"field": field, "message": message}]})
 
 
 Kind = Literal["chat", "text"]
