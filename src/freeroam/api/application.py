@@ -38,9 +38,23 @@ from freeroam.vocabulary.errors import FreeroamError, RateLimited, Unavailable, 
 
 DESCRIPTION = """Questions to live video, answered while the stream runs.
 
-Point a job at a stream, give it a prompt, read results while it runs. Every error has the body `{"error", "detail"}`.
+Point a job at a stream, give it a prompt, read results while it runs. Every error has the body `{"error", "detail"}`,
+but for those below `/v1`, which have OpenAI's, and below `/v2`, which have `{"error"}`.
 Keys travel as `Authorization: Bearer ...` or `X-API-Key`; without any key configured only this machine is served.
 """
+TAGS = [
+    {"name": "inference", "description": "Jobs: a standing question to a stream, and its results."},
+    {"name": "prompts", "description": "What jobs ask, in versions: the global prompt, and each job's own."},
+    {"name": "models", "description": "Questions straight to a model, and the life of models."},
+    {"name": openai.TAG, "description": "What OpenAI's clients call."},
+    {"name": oip.TAG, "description": "What Triton's clients call; the same over gRPC."},
+    {"name": "health", "description": "For probes; open to all."},
+    {"name": "metrics", "description": "For Prometheus."},
+]
+"""The parts of the description, in the order in which they are shown."""
+
+EXPOSED = ("X-Request-ID", "Retry-After", "X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset")
+"""Headers of answers that pages of the origins in ``CORS_ORIGINS`` may read."""
 
 UNREADABLE = "There was an error parsing the body"
 """What the framework says of a body whose bytes are no text, or whose JSON is nested too deeply."""
@@ -68,6 +82,7 @@ def create_application(
         title="Freeroam",
         version=freeroam.__version__,
         description=DESCRIPTION,
+        openapi_tags=TAGS,
         docs_url=None,
         redoc_url=None,
         lifespan=lifespan,
@@ -100,7 +115,7 @@ def create_application(
             allow_origins=list(config.cors_origins),
             allow_methods=["*"],
             allow_headers=["*"],
-            expose_headers=["X-Request-ID", "Retry-After", "X-RateLimit-Limit", "X-RateLimit-Remaining"],
+            expose_headers=EXPOSED,
         )
     app.add_middleware(Journal, clock=clock, metrics=metrics)
     app.openapi = lambda: describe(app)  # type: ignore[method-assign]

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from freeroam.api.problems import MEANINGS, detail_of
+from freeroam.api.shapes import error_body
+from freeroam.vocabulary import errors
+
 _JOB = "5f0e9a61-5c1c-4c0e-9c55-0d7e6b1b2c3d"
 _PROMPT = "Detect all people and vehicles"
 _JOB_SUMMARY = {
@@ -275,16 +279,53 @@ OF_DEED: dict[str, Any] = {
 """By method and path, where an answer has no class of its own."""
 
 
+OF_STATUS: dict[int, errors.FreeroamError] = {
+    400: errors.InvalidInput(
+        "prompt cannot be empty", detail={"problems": [{"field": "prompt", "message": "prompt cannot be empty"}]}
+    ),
+    401: errors.Unauthenticated("The key is not known"),
+    403: errors.PermissionDenied("The key 'viewer' lacks the right 'run'"),
+    404: errors.NotFound("Model gpt2 not found"),
+    409: errors.Conflict("Model gpt2 has version 2.0.0 already"),
+    413: errors.TooLarge("The body is larger than 33554432 bytes (MAX_BODY_BYTES)"),
+    415: errors.UnsupportedMedia("images.0 is no JPEG, PNG or WebP picture"),
+    429: errors.RateLimited("More than 1000 requests in a minute", detail={"retry_after_seconds": 0.06}),
+    500: errors.FreeroamError(
+        "Internal error; the log has it under this X-Request-ID",
+        detail={"request_id": "10a6c62d621ce8b93ecdd95ad937ade5"},
+    ),
+    503: errors.Draining("The service is stopping", retry_after_s=5.0),
+    504: errors.DeadlineExceeded("No answer within 30 s (REQUEST_TIMEOUT)"),
+}
+OF_JOBS: dict[int, errors.FreeroamError] = {
+    404: errors.NotFound(f"Job {_JOB} not found"),
+    409: errors.Conflict(f"Job {_JOB} already exists"),
+}
+"""Where they read otherwise for what is below /api/v1/inference and /api/v1/prompt."""
+
+
 def add_examples(schema: dict[str, Any]) -> None:
     """Put an example beside every JSON body of a description that has none."""
     for path, operations in schema["paths"].items():
         for method, operation in operations.items():
+            for status, answer in operation["responses"].items():
+                if int(status) in MEANINGS:
+                    _add_error(answer, path, int(status))
             contents = [operation.get("requestBody", {}).get("content", {})]
             contents += [
                 answer.get("content", {}) for status, answer in operation["responses"].items() if status.startswith("2")
             ]
             for content in contents:
                 _add_example(content.get("application/json"), f"{method.upper()} {path}")
+
+
+def _add_error(answer: dict[str, Any], path: str, status: int) -> None:
+    body = answer.get("content", {}).get("application/json")
+    if body is None or OF_DOCUMENT.get(body.get("schema", {}).get("$ref", "").rpartition("/")[2]) is not None:
+        return
+    is_of_jobs = path.startswith(("/api/v1/inference", "/api/v1/prompt"))
+    error = (OF_JOBS if is_of_jobs else {}).get(status, OF_STATUS[status])
+    body["example"] = error_body(path, status, error.message, detail_of(error))
 
 
 def _add_example(body: dict[str, Any] | None, deed: str) -> None:

@@ -79,19 +79,6 @@ MEANINGS = {
     504: "The deadline passed, or the server that a model is at was silent for too long.",
     500: "A defect of ours.",
 }
-_EXAMPLES = {
-    400: "stream_ref is required",
-    401: "This server has keys: send one as Bearer token in the Authorization header, or in the X-API-Key header",
-    403: "The key 'viewer' lacks the right 'run'",
-    404: "Job 550e8400-e29b-41d4-a716-446655440000 not found",
-    409: "Job door-1 already exists",
-    413: "The body is larger than 33554432 bytes (MAX_BODY_BYTES)",
-    415: "images.0 is no JPEG, PNG or WebP picture",
-    429: "Maximum concurrent streams (10) reached",
-    503: "The service is stopping",
-    504: "No answer within 30 s (REQUEST_TIMEOUT)",
-    500: "Internal error; the log has it under this X-Request-ID",
-}
 
 
 class Problem(BaseModel):
@@ -111,11 +98,7 @@ class Problem(BaseModel):
 def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Return the error part of a route's OpenAPI description; 400, 401, 403, 429, 500 and 503 are always in it."""
     return {
-        status: {
-            "model": Problem,
-            "description": MEANINGS[status],
-            "content": {"application/json": {"example": {"error": _EXAMPLES[status], "detail": None}}},
-        }
+        status: {"model": Problem, "description": MEANINGS[status]}
         for status in sorted({400, 401, 403, 413, 429, 500, 503, 504, *statuses})
     }
 

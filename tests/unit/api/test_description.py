@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import httpx
 import pytest
 from pydantic import BaseModel
 
@@ -68,3 +69,15 @@ def test_every_error_is_described_in_the_shape_of_its_door(schema: dict[str, Any
         assert len(shapes) == 1, deed
         expected = "OipProblem" if path.startswith("/v2") else "OpenAIProblem" if path.startswith("/v1") else "Problem"
         assert shapes == {expected}, deed
+        for status, body in errors.items():
+            example = body["content"]["application/json"]["example"]
+            assert example.keys() == ({"error", "detail"} if expected == "Problem" else {"error"}), f"{deed}, {status}"
+
+
+async def test_the_pages_load_nothing_from_elsewhere(connect: Callable[..., httpx.AsyncClient]) -> None:
+    # Given the pages, when they are read, then they name no other server, and forbid the browser to ask one
+    async with connect() as client:
+        for path in ("/docs", "/redoc"):
+            page = await client.get(path)
+            assert page.headers["content-security-policy"].startswith("default-src 'self'")
+            assert "https:" not in page.text
