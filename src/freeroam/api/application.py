@@ -23,6 +23,7 @@ from freeroam.api.direct_route import DirectDoors
 from freeroam.api.docs import add_docs
 from freeroam.api.doorkeeper import Doorkeeper
 from freeroam.api.examples import add_examples
+from freeroam.api.field_notes import move_notes
 from freeroam.api.gate import Gate
 from freeroam.api.heads import HeadAsGet
 from freeroam.api.journal import Journal
@@ -158,6 +159,7 @@ def describe(app: FastAPI) -> dict[str, Any]:
         "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
     }
     add_examples(schema)
+    move_notes(schema)
     app.openapi_schema = schema
     return schema
 

@@ -74,6 +74,15 @@ def test_every_error_is_described_in_the_shape_of_its_door(schema: dict[str, Any
             assert example.keys() == ({"error", "detail"} if expected == "Problem" else {"error"}), f"{deed}, {status}"
 
 
+def test_what_a_class_says_of_its_fields_stands_beside_them(schema: dict[str, Any]) -> None:
+    # Given documents whose docstrings explain fields, when they are described, then each field has its own part
+    documents = schema["components"]["schemas"]
+    assert not [name for name, document in documents.items() if "Attributes:" in document.get("description", "")]
+    note = documents["ModelWish"]["properties"]["keep_previous"]["description"]
+    assert note == "Leave older versions loaded, and give this one no traffic yet."
+    assert "\n" not in documents["StartRequest"]["properties"]["window"]["description"]
+
+
 async def test_the_pages_load_nothing_from_elsewhere(connect: Callable[..., httpx.AsyncClient]) -> None:
     # Given the pages, when they are read, then they name no other server, and forbid the browser to ask one
     async with connect() as client:
