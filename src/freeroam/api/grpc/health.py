@@ -64,7 +64,7 @@ class Health:
         if status is None:
             await context.abort(grpc.StatusCode.NOT_FOUND, f"there is no service or model {service[:100]!r}")
         async with self._outlets.open(context, f"/{HEALTH_SERVICE}/Check") as outlet:
-            await outlet.write(health_pb2.HealthCheckResponse(status=status))
+            await outlet.write_only(health_pb2.HealthCheckResponse(status=status))
 
     async def watch(self, _: Any, context: Context) -> None:
         """Answer now, and again whenever it changes; ends when the service has begun to stop."""

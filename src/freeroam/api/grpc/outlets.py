@@ -29,6 +29,9 @@ Context = Any
 DESCRIPTORS = Path("/dev/fd")
 """The open files of this process, by their numbers, on Linux and macOS."""
 
+_GONE = (grpc.aio.BaseError, asyncio.InvalidStateError)
+"""What a write raises whose call is over already."""
+
 log = get_logger(__name__)
 
 
@@ -72,6 +75,21 @@ class Outlet:
             self._unsent = asyncio.ensure_future(self._context.write(message))
             await self._flush()
 
+    async def write_only(self, message: Any) -> None:
+        """Write the only message of a call: as ``write`` does, without what keeps several writers apart.
+
+        Raises:
+            ReaderIsStuckError, CancelledError: As ``write`` does.
+        """
+        try:
+            async with asyncio.timeout(self._idle_timeout_s):
+                await self._context.write(message)
+        except TimeoutError:
+            self.stuck.set_result(None)
+            raise ReaderIsStuckError from None
+        except _GONE:
+            raise asyncio.CancelledError from None
+
     async def _flush(self) -> None:
         """Wait until the message that was written last is taken; also one whose writer was cancelled meanwhile."""
         if self.stuck.done():
@@ -86,7 +104,7 @@ class Outlet:
         _look_at(sent)
 
     async def settle(self) -> None:
-        """Wait until the message that could not be sent is taken after all, or the connection is gone.
+        """Wait until a message that could not be sent is taken after all, or the connection is gone.
 
         Raises:
             CancelledError: The connection is gone.
@@ -134,6 +152,8 @@ class Outlets:
             self._metrics.slow_clients.labels("dropped").inc()
             is_closed = close_connection(context.peer(), self._port)
             log.info("slow_reader_dropped", request_id=request_id, path=method, is_connection_closed=is_closed)
+            if is_closed:
+                raise asyncio.CancelledError from None
             await outlet.settle()
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "nothing was read for too long")
         finally:
@@ -182,7 +202,7 @@ def _look_at(sent: asyncio.Future[Any]) -> None:
     """Take note of how a message was sent; one that could not be is a caller who is gone."""
     try:
         sent.result()
-    except (grpc.aio.BaseError, asyncio.InvalidStateError):
+    except _GONE:
         raise asyncio.CancelledError from None
 
 

@@ -101,7 +101,7 @@ class Passage:
 
         async def handle(_: Any, context: Context) -> None:
             async def answer(visit: Visit, outlet: Outlet) -> None:
-                await outlet.write(await behaviour(decode(kind, await self._read_one(context)), visit))
+                await outlet.write_only(await behaviour(decode(kind, await self._read_one(context)), visit))
 
             await self._pass(name, right, context, answer)
 
