@@ -207,7 +207,7 @@ class Runtime:
         for gauge in (metrics.requests_waiting, metrics.requests_running, metrics.model_state):
             gauge.clear()  # a version that was unloaded is gone
         infos = self.engine.list_models()
-        metrics.keep_calls_of({(info.name, info.version) for info in infos})
+        metrics.keep_versions({(info.name, info.version) for info in infos})
         for info in infos:
             key = (info.name, info.version)
             metrics.requests_waiting.labels(*key).set(info.queued)

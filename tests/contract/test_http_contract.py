@@ -586,6 +586,7 @@ async def test_metrics_are_for_prometheus_and_for_people(client: httpx.AsyncClie
     answer = await client.get("/metrics")
     assert answer.headers["content-type"].startswith("text/plain")
     assert 'freeroam_jobs{status="running"} 1.0' in answer.text
+    assert 'freeroam_results_total{model="fake",version="1"}' in answer.text
     assert "fake" in (await client.get("/metrics", params={"format": "json"})).json()
     assert "fake" in (await client.get("/metrics", headers={"accept": "application/json"})).json()
 
@@ -699,7 +700,8 @@ async def test_metrics_of_models_are_milliseconds_and_shares(client: httpx.Async
         "requests_total", "requests_running", "requests_waiting", "time_to_first_token_seconds_bucket",
         "batch_size_sum", "inter_token_latency_seconds_bucket",
         "e2e_request_latency_seconds_bucket", "prompt_tokens_total",
-        "generation_tokens_total", "streams_active", "model_state", "preprocess_seconds_count",
+        "generation_tokens_total", "queue_time_seconds_bucket", "batch_wait_seconds_bucket",
+        "streams_active", "model_state", "preprocess_seconds_count",
         "event_loop_lag_seconds_count",
     ):  # fmt: skip
         assert f"freeroam_{name}" in text, name

@@ -35,7 +35,7 @@ from freeroam.api.problems import ProblemResponse, explain_validation, problem_o
 from freeroam.api.shapes import is_below, path_of
 from freeroam.clock import Clock
 from freeroam.observability.metrics import Metrics
-from freeroam.vocabulary.errors import FreeroamError, RateLimited, Unavailable, UnknownField
+from freeroam.vocabulary.errors import FreeroamError, UnknownField
 
 DESCRIPTION = """Questions to live video, answered while the stream runs.
 
@@ -174,8 +174,7 @@ async def _nowhere(otherwise: ASGIApp, scope: Scope, receive: Receive, send: Sen
 
 
 def _answer_of(metrics: Metrics, error: FreeroamError) -> ProblemResponse:
-    if isinstance(error, RateLimited | Unavailable):
-        metrics.rejected.labels(error.code).inc()
+    metrics.count_refusal(error)
     return problem_of(error)
 
 

@@ -35,7 +35,7 @@ class ConnectionLimit:
             await self._app(scope, receive, send)
             return
         if self.open >= self._max_connections:
-            self._metrics.rejected.labels("connections").inc()
+            self._metrics.count_rejected("connections")
             message = f"Maximum connections ({self._max_connections}) reached"
             await problem_of(Unavailable(message, retry_after_s=2.0))(scope, receive, send)
             return

@@ -84,7 +84,7 @@ class Gate:
         deed = f"{'GET' if method == 'HEAD' else method} {path}"
         verdict = self._doorkeeper.charge(caller or Caller("unknown", origin.client), deed)
         if verdict is not None and not verdict.is_allowed:
-            self._metrics.rejected.labels("rate_limit").inc()
+            self._metrics.count_rejected(RateLimited.default_code)
             await _too_often(verdict)(scope, receive, send)
         elif refusal is not None or caller is None:
             await self._refuse(refusal or Unauthenticated(KEYS_WANTED), scope, receive, send)
@@ -95,7 +95,7 @@ class Gate:
             await self._app(scope, receive, send)
 
     async def _refuse(self, error: FreeroamError, scope: Scope, receive: Receive, send: Send) -> None:
-        self._metrics.rejected.labels(error.code).inc()
+        self._metrics.count_rejected(error.code)
         await problem_of(error)(scope, receive, send)
 
 

@@ -222,6 +222,7 @@ class InferenceCall:
     began_s: float = 0.0
     _first_s: float = 0.0
     _last_s: float = 0.0
+    _preprocess_s: float = 0.0
     _reason: BaseException | None = None
     _span: asyncio.Timeout | None = None
     _own_span: asyncio.Timeout | None = None
@@ -299,7 +300,10 @@ class InferenceCall:
         engine, model = self.parts.engine, self.request.model
         self._place = engine.reserve(model, self.request.priority)
         wishes = engine.describe(model).wishes
+        clock = self.parts.clock
+        began_s = clock.monotonic_s()
         frames = await read_pictures(self.parts, self.config, images, wishes, self._hold)
+        self._preprocess_s = clock.monotonic_s() - began_s
         self.request = replace(self.request, frames=frames)
 
     def _hold(self, size_bytes: int) -> None:
@@ -355,6 +359,8 @@ class InferenceCall:
         name, version = (output.model, output.version) if output else (_label_of(self), "")
         counts = metrics.of_calls(name, version, priority)
         counts.count(status, reason)
+        if self.request.frames:
+            counts.preprocess_time.observe(self._preprocess_s)
         if self._first_s:
             counts.time_to_first_token.observe(self._first_s - self.began_s)
             if self.tokens > 1:

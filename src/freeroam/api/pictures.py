@@ -74,7 +74,6 @@ async def read_pictures(
     ]
     if parts.open_pictures is None:
         raise Unavailable("No decoder runs here")
-    began_s = parts.clock.monotonic_s()
     box = FrameWish(1.0, wishes.width_px, wishes.height_px) if wishes else FrameWish(1.0)
     sizes = [_size_of(file) for file in files]
     taken_bytes = sum(_frame_bytes(size, box) for size in sizes)
@@ -93,7 +92,6 @@ async def read_pictures(
                 frames.append(_frame(decoded, place, parts))
     except SourceError as error:
         raise _told(error, len(frames)) from None
-    parts.metrics.preprocess_time.observe(parts.clock.monotonic_s() - began_s)
     return tuple(frames)
 
 

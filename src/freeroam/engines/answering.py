@@ -111,4 +111,4 @@ def _resolve(
         statistics.count_outcome("failed")
         return
     ticket.resolve(output)
-    statistics.add_answer(output.wait_ms, output.wait_ms + output.model_ms)
+    statistics.add_answer(output.wait_ms, output.wait_ms + output.model_ms, ticket.request.priority)

@@ -52,6 +52,7 @@ class Dispatch:
             tickets, wait_s = self._batcher.next_batch(credit, expected_s, LEAD_S)
             if not tickets:
                 return wait_s
+            self._statistics.add_batch(now_s - min(ticket.admitted_s for ticket in tickets))
             self._send(replica, tickets)
         if len(replicas) > 1:
             self._share_out(replicas)

@@ -61,7 +61,7 @@ class ServedModel:
         self._clock = clock
         rules = BatchRules(min(MAX_BATCH, spec.max_batch), spec.max_batch_wait_ms / 1000.0, config.max_priority_wait_s)
         self._batcher = Batcher(rules, config.max_queue, clock, self)
-        self._statistics = Statistics(f"{spec.name}@{spec.version}", clock, metrics)
+        self._statistics = Statistics(spec.name, spec.version, clock, metrics)
         self._dispatch = Dispatch(self._batcher, self._statistics)
         self._replicas = ReplicaSet(spec, config, clock, self)
         self._pumping: asyncio.Handle | None = None
@@ -177,7 +177,8 @@ class ServedModel:
 
     def abandon(self, ticket: Ticket) -> None:
         """Take out a request whose asker is gone, wherever it is."""
-        self._statistics.count_outcome("cancelled")
+        stage = "queued" if ticket.seat is None else "running"
+        self._statistics.count_cancelled(stage, ticket.request.priority)
         if ticket.seat is None:
             self._batcher.remove(ticket)
         else:
@@ -349,7 +350,7 @@ class ServedModel:
         times_s = [moment_s for moment_s in due_s if moment_s is not None]
         if times_s:
             self._alarm.set(min(times_s))
-        self._statistics.show(len(self._batcher), len(self._replicas.ready))
+        self._statistics.show(len(self._replicas.ready))
         self._look_if_done()
 
     def _schedule_pump(self) -> None:
@@ -388,7 +389,7 @@ class ServedModel:
             self.wishes = wishes.model_copy(update={"max_batch": most})
 
     def _tell(self) -> None:
-        self._statistics.show(len(self._batcher), len(self._replicas.ready))
+        self._statistics.show(len(self._replicas.ready))
         self.changed.set()
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from freeroam.clock import Clock
 from freeroam.observability.metrics import Metrics
+from freeroam.vocabulary.inference import Priority
 
 _SAMPLES = 1000
 _WINDOW_S = 60
@@ -38,37 +39,38 @@ class _Second:
 
 
 class _Told:
-    """The metrics of one model, looked up once.
+    """The metrics of one model version, looked up once.
 
     Args:
         metrics: The service's metrics.
-        model: Its label.
+        key: Its labels, name and version.
     """
 
-    def __init__(self, metrics: Metrics, model: str) -> None:
-        self.outcomes = {outcome: metrics.questions.labels(model, outcome) for outcome in OUTCOMES}
-        self.batch_size = metrics.batch_size.labels(model)
-        self.model_time = metrics.model_time.labels(model)
-        self.queue_wait = metrics.queue_wait.labels(model)
-        self.queue_length = metrics.queue_length.labels(model)
-        self.replicas_ready = metrics.replicas_ready.labels(model)
+    def __init__(self, metrics: Metrics, key: tuple[str, str]) -> None:
+        self.outcomes = {outcome: metrics.questions.labels(*key, outcome) for outcome in OUTCOMES}
+        self.batch_size = metrics.batch_size.labels(*key)
+        self.batch_wait = metrics.batch_wait.labels(*key)
+        self.model_time = metrics.model_time.labels(*key)
+        self.queue_time = {priority: metrics.queue_time.labels(*key, priority.name) for priority in Priority}
+        self.replicas_ready = metrics.replicas_ready.labels(*key)
 
 
 class Statistics:
     """Counters and samples of one model version, passed on to the metrics.
 
     Args:
-        model: ``name@version``, a label of the metrics.
+        name: The model's, a label of the metrics.
+        version: The same.
         clock: Where time comes from.
         metrics: The service's metrics; None counts for ``snapshot`` only.
     """
 
-    def __init__(self, model: str, clock: Clock, metrics: Metrics | None) -> None:
-        self._model = model
+    def __init__(self, name: str, version: str, clock: Clock, metrics: Metrics | None) -> None:
+        self._key = (name, version)
         self._clock = clock
         self._metrics = metrics
-        self._told = None if metrics is None else _Told(metrics, model)
-        self._shown: tuple[int, int] | None = None
+        self._told = None if metrics is None else _Told(metrics, self._key)
+        self._shown: int | None = None
         self._outcomes: Counter[str] = Counter()
         self._restarts: Counter[str] = Counter()
         self._asked_again = 0
@@ -93,6 +95,12 @@ class Statistics:
         if self._told is not None:
             self._told.outcomes[outcome].inc(amount)
 
+    def count_cancelled(self, stage: str, priority: Priority) -> None:
+        """Count a request that nobody waits for any more; ``stage`` is where it was, ``queued`` or ``running``."""
+        self.count_outcome("cancelled")
+        if self._metrics is not None:
+            self._metrics.cancelled.labels(*self._key, priority.name, stage).inc()
+
     def count_asked_again(self, amount: int) -> None:
         """Count requests that go to a second replica because the first died."""
         self._asked_again += amount
@@ -101,7 +109,7 @@ class Statistics:
         """Count a replica that is gone."""
         self._restarts[reason] += 1
         if self._metrics is not None:
-            self._metrics.replica_restarts.labels(self._model, reason).inc()
+            self._metrics.replica_restarts.labels(*self._key, reason).inc()
 
     def add_call(self, batch_size: int, model_ms: float) -> None:
         """Take in one model call."""
@@ -112,40 +120,30 @@ class Statistics:
             self._told.batch_size.observe(batch_size)
             self._told.model_time.observe(model_ms / 1000.0)
 
-    def add_answer(self, wait_ms: float, total_ms: float) -> None:
+    def add_batch(self, wait_s: float) -> None:
+        """Take in how long the oldest request of a batch had waited when the batch was sent."""
+        if self._told is not None:
+            self._told.batch_wait.observe(wait_s)
+
+    def add_answer(self, wait_ms: float, total_ms: float, priority: Priority) -> None:
         """Count one answered request and take in its times."""
         self.count_outcome("answered")
         self._wait_ms.append(wait_ms)
         self._total_ms.append(total_ms)
         if self._told is not None:
-            self._told.queue_wait.observe(wait_ms / 1000.0)
+            self._told.queue_time[priority].observe(wait_ms / 1000.0)
 
-    def show(self, queued: int, replicas_ready: int) -> None:
+    def show(self, replicas_ready: int) -> None:
         """Pass on what is so now."""
-        if self._told is not None and self._shown != (queued, replicas_ready):
-            self._shown = (queued, replicas_ready)
-            self._told.queue_length.set(queued)
+        if self._told is not None and self._shown != replicas_ready:
+            self._shown = replicas_ready
             self._told.replicas_ready.set(replicas_ready)
 
     def end(self) -> None:
         """Take the model out of the metrics, so that versions that come and go leave nothing there."""
         metrics, self._told, self._metrics = self._metrics, None, None
-        if metrics is None:
-            return
-        for outcome in OUTCOMES:
-            metrics.questions.remove(self._model, outcome)
-        for reason in self._restarts:
-            metrics.replica_restarts.remove(self._model, reason)
-        for metric in (
-            metrics.batch_size,
-            metrics.model_time,
-            metrics.queue_wait,
-            metrics.queue_length,
-            metrics.replicas_ready,
-        ):
-            metric.remove(self._model)
-        name, _, version = self._model.partition("@")
-        metrics.forget_calls(name, version)
+        if metrics is not None:
+            metrics.forget_version(*self._key)
 
     def _this_second(self) -> _Second:
         number = int(self._clock.monotonic_s())

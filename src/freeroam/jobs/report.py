@@ -130,9 +130,8 @@ class Report:
         if answer.output is not None:
             self.tally.note(timings_ms)
         if self._metrics:
-            model = answer.output.model if answer.output else "failed"
-            self._metrics.results.labels(model).inc()
-            self._metrics.result_time.labels(model).observe(timings_ms.get("total", 0.0) / 1000.0)
+            model, version = (answer.output.model, answer.output.version) if answer.output else ("failed", "")
+            self._metrics.count_result(model, version, timings_ms.get("total", 0.0) / 1000.0)
 
     def latency_ms(self) -> dict[str, dict[str, float]]:
         """Return percentiles of the last questions, or those of the run before while there are none."""

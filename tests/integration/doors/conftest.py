@@ -37,8 +37,12 @@ class Doors:
 
     def cancelled(self) -> float:
         """How many calls were left by their callers."""
+        return self.counted("freeroam_requests_total", 'status="cancelled"')
+
+    def counted(self, name: str, label: str) -> float:
+        """The sum of a counter over all samples with that label."""
         lines = self.service.client.get("/metrics").text.splitlines()
-        found = [line for line in lines if line.startswith("freeroam_requests_total{") and 'status="cancelled"' in line]
+        found = [line for line in lines if line.startswith(f"{name}{{") and label in line]
         return sum(float(line.rpartition(" ")[2]) for line in found)
 
 

@@ -205,6 +205,19 @@ def test_a_question_that_fails_leaves_its_stream_open(conversation: Conversation
     assert conversation.answer()[1] is None
 
 
+def test_a_question_on_a_stream_that_is_turned_away_is_counted(conversation: Conversation, doors: Doors) -> None:
+    # Given a question that may take no time at all, and one that is wrong, when both are told so
+    before = [doors.counted("freeroam_rejected_total", label) for label in ('"deadline"', "reason")]
+    conversation.ask(b"count 20000", timeout=1)
+    assert "deadline" in str(conversation.answer()[1])
+    conversation.ask(b"")
+    assert "empty" in str(conversation.answer()[1])
+
+    # Then the first alone is counted, by its reason
+    after = [doors.counted("freeroam_rejected_total", label) for label in ('"deadline"', "reason")]
+    assert after == [count + 1 for count in before]
+
+
 def test_a_stream_that_is_cancelled_frees_every_place(client: triton.InferenceServerClient, doors: Doors) -> None:
     # Given three answers of minutes on one stream, when the client cancels it, then nothing of them is left
     doors.service.wait(doors.is_at_rest)

@@ -234,14 +234,49 @@ async def test_a_version_that_is_gone_leaves_no_metric() -> None:
     try:
         assert await engine.wait_ready(60.0)
         await engine.ask(question())
-        assert "model=fake@1,outcome=answered" in metrics.snapshot()["freeroam_questions_total"]
+        told = metrics.snapshot()
+        assert told["freeroam_questions_total"]["model=fake,outcome=answered,version=1"] == 1.0
+        assert told["freeroam_batch_wait_seconds_count"] == {"model=fake,version=1": 1.0}
+        assert told["freeroam_queue_time_seconds_count"]["model=fake,priority=NORMAL,version=1"] == 1.0
         await engine.load_model(fake(version="2"))
         await engine.ask(question())
         await until(lambda: versions_of(engine) == {"2": ModelState.READY})
 
         told = metrics.render().decode()
-        assert "fake@2" in told
-        assert "fake@1" not in told
+        assert 'version="2"' in told
+        assert 'version="1"' not in told
+    finally:
+        await engine.stop()
+
+
+async def test_questions_that_nobody_waits_for_any_more_are_counted_by_where_they_were() -> None:
+    # Given a model of one slot, whose replica is stopped so that what it was given is not answered
+    metrics = Metrics()
+    engine = EmbeddedEngine(
+        [fake(max_batch=1)], EngineConfig(stop_grace_s=0.2, inference_timeout_s=60.0), SystemClock(), metrics
+    )
+    await engine.start()
+    try:
+        assert await engine.wait_ready(60.0)
+        [pid] = engine.replica_pids()
+        os.kill(pid, signal.SIGSTOP)
+        asked = [
+            asyncio.create_task(engine.ask(question(priority=priority)))
+            for priority in (Priority.HIGH, Priority.HIGH, Priority.LOW)
+        ]
+        await until(lambda: (engine.describe().running, engine.describe().queued) == (2, 1))
+
+        # When those who asked go away, the last first
+        for asking in reversed(asked):
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
+
+        # Then each is counted where it was
+        assert metrics.snapshot()["freeroam_cancelled_total"] == {
+            "model=fake,priority=LOW,stage=queued,version=1": 1.0,
+            "model=fake,priority=HIGH,stage=running,version=1": 2.0,
+        }
+        os.kill(pid, signal.SIGCONT)
     finally:
         await engine.stop()
 

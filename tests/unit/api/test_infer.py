@@ -316,12 +316,14 @@ async def test_what_fails_late_tells_no_secret_at_any_door(connect: Connect, eng
 
 
 async def test_calls_are_counted_by_how_they_ended(connect: Connect, engine: TalkingEngine, parts: Parts) -> None:
-    # Given one whole answer, one that was spoken, one refusal and one name that a caller made up
+    # Given one whole answer, one spoken, one refusal, one that came too late and one name that a caller made up
     async with connect() as client:
         await client.post("/infer", json={"model": "gpt2", "prompt": "x"})
         await client.post("/infer_stream", json={"model": "gpt2", "prompt": "x"})
         engine.failure = QueueFull("full")
         await client.post("/infer", json={"model": "gpt2", "prompt": "x"})
+        engine.failure = DeadlineExceeded("late")
+        await client.post("/infer_stream", json={"model": "gpt2", "prompt": "x"})
         engine.failure = NotFound("no such model")
         await client.post("/infer", json={"model": "made-up-by-a-caller", "prompt": "x"})
 
@@ -330,6 +332,7 @@ async def test_calls_are_counted_by_how_they_ended(connect: Connect, engine: Tal
     assert seen["freeroam_requests_total"] == {
         "model=gpt2,priority=NORMAL,reason=length,status=ok,version=7": 2.0,
         "model=gpt2,priority=NORMAL,reason=queue_full,status=rejected,version=": 1.0,
+        "model=gpt2,priority=NORMAL,reason=deadline_exceeded,status=expired,version=": 1.0,
         "model=other,priority=NORMAL,reason=not_found,status=refused,version=": 1.0,
     }
     key = "model=gpt2,priority=NORMAL,version=7"
@@ -337,7 +340,7 @@ async def test_calls_are_counted_by_how_they_ended(connect: Connect, engine: Tal
     assert seen["freeroam_e2e_request_latency_seconds_count"][key] == 2.0
     assert seen["freeroam_generation_tokens_total"][key] == 8.0
     assert seen["freeroam_prompt_tokens_total"][key] == 6.0
-    assert seen["freeroam_rejected_total"] == {"reason=queue_full": 1.0}
+    assert seen["freeroam_rejected_total"] == {"reason=queue_full": 1.0, "reason=deadline": 1.0}
     assert seen["freeroam_streams_active"] == 0.0
 
 

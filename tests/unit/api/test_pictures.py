@@ -205,3 +205,15 @@ async def test_memory_is_given_back_when_the_question_is_over(
         engine.failure = ModelError("it fell over")
         assert (await client.post("/infer", json=body)).status_code == 500
     assert parts.picture_room.held_bytes == 0
+
+
+async def test_the_time_that_pictures_took_is_counted_of_the_model_that_saw_them(
+    connect: Any, engine: TalkingEngine, parts: Parts, decoders: Decoders
+) -> None:
+    # Given a question with a picture and one without, when both are answered, then one was made ready
+    async with connect() as client:
+        for images in ([base64.b64encode(picture()).decode()], []):
+            assert (await client.post("/infer", json={"prompt": "what?", "images": images})).status_code == 200
+
+    counted = parts.metrics.snapshot()["freeroam_preprocess_seconds_count"]
+    assert counted == {"model=gpt2,priority=NORMAL,version=7": 1.0}

@@ -13,6 +13,7 @@ from freeroam.engines.statistics import Statistics, percentiles
 from freeroam.observability.metrics import Metrics
 from freeroam.testing import FakeClock
 from freeroam.vocabulary.errors import ConfigurationError
+from freeroam.vocabulary.inference import Priority
 
 
 def breaker() -> Breaker:
@@ -137,35 +138,46 @@ def test_percentiles(samples: list[float], expected: tuple) -> None:
 
 def test_statistics_count_and_reach_the_metrics() -> None:
     clock, metrics = FakeClock(), Metrics()
-    statistics = Statistics("m@1", clock, metrics)
+    statistics = Statistics("m", "1", clock, metrics)
 
     statistics.add_call(4, 20.0)
-    for _ in range(3):
-        statistics.add_answer(wait_ms=5.0, total_ms=25.0)
+    statistics.add_batch(0.004)
+    for priority in (Priority.HIGH, Priority.NORMAL, Priority.NORMAL):
+        statistics.add_answer(wait_ms=5.0, total_ms=25.0, priority=priority)
     statistics.count_outcome("failed")
     statistics.count_outcome("expired", 0)
     statistics.count_restart("crashed")
-    statistics.show(queued=7, replicas_ready=1)
+    statistics.count_cancelled("queued", Priority.LOW)
+    statistics.count_cancelled("running", Priority.LOW)
+    statistics.show(replicas_ready=1)
     shown, told = statistics.snapshot(), metrics.snapshot()
 
     assert (shown["p50"], shown["wait_ms"]["p50"], shown["model_ms"]["p50"]) == (25.0, 5.0, 20.0)
     assert (shown["mean_batch_size"], shown["error_rate"]) == (4.0, 0.25)
     assert shown["throughput"] == pytest.approx(4 / 60, abs=0.001)
     assert shown["questions"]["answered"] == 3
-    assert told["freeroam_questions_total"]["model=m@1,outcome=answered"] == 3
-    assert told["freeroam_queue_length"]["model=m@1"] == 7
+    assert shown["questions"]["cancelled"] == 2
+    assert told["freeroam_questions_total"]["model=m,outcome=answered,version=1"] == 3
+    assert told["freeroam_queue_time_seconds_count"]["model=m,priority=NORMAL,version=1"] == 2
+    assert told["freeroam_queue_time_seconds_sum"]["model=m,priority=HIGH,version=1"] == 0.005
+    assert told["freeroam_batch_wait_seconds_sum"]["model=m,version=1"] == 0.004
+    assert told["freeroam_cancelled_total"] == {
+        "model=m,priority=LOW,stage=queued,version=1": 1,
+        "model=m,priority=LOW,stage=running,version=1": 1,
+    }
+    assert told["freeroam_replicas_ready"]["model=m,version=1"] == 1
     clock.move(100.0)
     assert statistics.snapshot()["throughput"] == 0.0
 
 
 def test_many_samples_are_sorted_a_few_times_a_second_and_few_at_once() -> None:
     clock = FakeClock()
-    statistics = Statistics("m@1", clock, None)
+    statistics = Statistics("m", "1", clock, None)
     for number in range(200):
-        statistics.add_answer(wait_ms=0.0, total_ms=1.0)
+        statistics.add_answer(wait_ms=0.0, total_ms=1.0, priority=Priority.NORMAL)
         assert number > 98 or statistics.snapshot()["p99"] == 1.0
     for _ in range(1000):
-        statistics.add_answer(wait_ms=0.0, total_ms=9.0)
+        statistics.add_answer(wait_ms=0.0, total_ms=9.0, priority=Priority.NORMAL)
 
     before = statistics.snapshot()
     clock.move(0.3)

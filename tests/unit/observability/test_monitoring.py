@@ -102,9 +102,18 @@ def test_every_metric_of_the_service_is_on_the_dashboard() -> None:
     left_out = {
         "freeroam_process_virtual_memory_bytes",
         "freeroam_process_start_time_seconds",
-        "freeroam_queue_length",  # requests_waiting is the same by version
     }
     assert ours - shown == left_out
+
+
+def test_what_a_panel_is_narrowed_down_by_is_a_label_that_there_is() -> None:
+    # Given the choices at the top of the dashboard, when they are looked up, then a metric has such a label
+    variables = [each for each in dashboard()["templating"]["list"] if each["type"] == "query"]
+    assert [each["name"] for each in variables] == ["instance", "model"]
+    for variable in variables:
+        asked = re.fullmatch(r"label_values\((\w+), (\w+)\)", variable["query"]["query"])
+        assert asked is not None
+        assert asked[2] in KNOWN[asked[1]] | OF_PROMETHEUS
 
 
 def test_panels_stand_beside_and_not_upon_each_other() -> None:

@@ -166,8 +166,7 @@ class Passage:
             visit.code = "OK"
         except FreeroamError as error:
             visit.code = grpc_code_of(error)
-            if isinstance(error, RateLimited | Unavailable):
-                self._parts.metrics.rejected.labels(error.code).inc()
+            self._parts.metrics.count_refusal(error)
             await refuse(context, visit.code, error)
         except ReaderIsStuckError:
             visit.code = "RESOURCE_EXHAUSTED"
@@ -206,12 +205,12 @@ class Passage:
             caller = self._doorkeeper.recognise(visit.headers, origin, changes_something=right is not Right.READ)
         except FreeroamError as error:
             self.charge(visit)
-            self._parts.metrics.rejected.labels(error.code).inc()
+            self._parts.metrics.count_rejected(error.code)
             raise
         visit.caller = caller
         self.charge(visit)
         if not caller.may(right):
-            self._parts.metrics.rejected.labels(PermissionDenied.default_code).inc()
+            self._parts.metrics.count_rejected(PermissionDenied.default_code)
             raise PermissionDenied(f"The key {caller.name!r} lacks the right {right.value!r}")
         if self.open > config.max_connections:
             raise Unavailable(f"Maximum connections ({config.max_connections}) reached", retry_after_s=2.0)

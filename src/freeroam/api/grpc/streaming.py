@@ -118,6 +118,7 @@ class InferStream:
     async def _answer(self, data: bytes) -> None:
         """Answer one question; its failure is told on the stream, which goes on."""
         envelope = wire.ModelInferRequest()
+        call: InferenceCall | None = None
         with ExitStack() as held:
             held.callback(self._intake.release, len(data))
             try:
@@ -130,10 +131,14 @@ class InferStream:
                 self._passage.charge(self._visit)
                 question = self._question_of(request)
                 del request
-                await self._speak(envelope, question, held)
+                arrival = self._visit.arrival(question.timeout_s, is_streamed=True)
+                call = open_call(question.wish, arrival, self._parts, self._config, is_streamed=True)
+                await self._speak(envelope, call, question, held)
             except ReaderIsStuckError:
                 return  # the whole stream ends
             except FreeroamError as error:
+                if call is None or not call.tokens:
+                    self._parts.metrics.count_refusal(error)
                 await self._tell_failure(envelope, error)
             except Exception:
                 log.exception("stream_failed", request_id=self._visit.request_id)
@@ -145,9 +150,9 @@ class InferStream:
         reference = reference_of(request.model_name, request.model_version)
         return read_question(reference, tensors, parameters, outputs, self._config)
 
-    async def _speak(self, envelope: wire.ModelInferRequest, question: TensorQuestion, held: ExitStack) -> None:
-        arrival = self._visit.arrival(question.timeout_s, is_streamed=True)
-        call = open_call(question.wish, arrival, self._parts, self._config, is_streamed=True)
+    async def _speak(
+        self, envelope: wire.ModelInferRequest, call: InferenceCall, question: TensorQuestion, held: ExitStack
+    ) -> None:
         calls, gauge = self._parts.calls, self._parts.metrics.streams_active
         try:
             async with asyncio.timeout(self._config.request_timeout_s) as until_first, call:
