@@ -372,8 +372,10 @@ async def test_a_video_that_ends_its_decoder_twice_is_decoded_where_it_harms_no_
         await fill(neighbour, clip())
         assert len([None async for _ in neighbour.decoded()]) == 12
 
-    # And what was started for it ends when it is gone.
+    # And what was started for it ends when it is gone, without a loss being forgotten.
+    await until(lambda: not pool._ward)
     await until(lambda: pool.pids == [shared])
+    assert pool.replaced == {"died": 4}
 
 
 async def test_a_decoder_that_grew_fat_is_replaced() -> None:
@@ -426,9 +428,11 @@ async def test_frames_without_room_in_shared_memory_travel_as_bytes(pool, ring_b
         usual, _ = await decode(pool, clip(), FeedShape(wish(10, 320, 180), "mpegts"))
         assert numbers(frames) == numbers(usual)
         assert sum(place_of(frame.pixels) is not None for frame in frames) == shared
-        assert (small.refused_places > 0) == (ring_bytes > 0)
+        refused = small.refused_places
+        assert (refused > 0) == (ring_bytes > 0)
     finally:
         await small.stop()
+    assert small.refused_places == refused
 
 
 async def test_a_feed_that_is_closed_in_the_middle_gives_its_places_back_once_nobody_writes_there(pool) -> None:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections import Counter
 
 from freeroam.clock import Clock
 from freeroam.observability.logs import get_logger
@@ -61,6 +62,8 @@ class DecoderPool:
         self._tidying: asyncio.Task[None] | None = None
         self._ready = asyncio.Event()
         self._is_stopping = False
+        self._replaced_before: Counter[str] = Counter()
+        self._refused_before = 0
 
     async def start(self) -> None:
         """Start the processes; returns when each has been spawned once.
@@ -90,7 +93,7 @@ class DecoderPool:
         slots, self._slots, self._ward = self._all, [], []
         async with asyncio.TaskGroup() as tasks:
             for slot in slots:
-                tasks.create_task(slot.stop())
+                tasks.create_task(self._end(slot))
 
     def open_feed(self, shape: FeedShape, reader: ByteReader | None = None) -> Feed:
         """Return a feed for one continuous run of one video; use it with ``async with``, which takes a decoder.
@@ -123,11 +126,10 @@ class DecoderPool:
     @property
     def replaced(self) -> dict[str, int]:
         """How many processes were replaced, by reason: ``died``, ``silent``, ``stuck``, ``fat``, ``garbled``."""
-        counts: dict[str, int] = {}
+        counts = self._replaced_before.copy()
         for slot in self._all:
-            for reason, count in slot.replaced.items():
-                counts[reason] = counts.get(reason, 0) + count
-        return counts
+            counts.update(slot.replaced)
+        return dict(counts)
 
     @property
     def rss_bytes(self) -> int:
@@ -142,7 +144,7 @@ class DecoderPool:
     @property
     def refused_places(self) -> int:
         """Frames that travelled as bytes because the memory for them was full."""
-        return sum(slot.ring.refused for slot in self._all if slot.ring is not None)
+        return self._refused_before + sum(slot.refused_places for slot in self._all)
 
     @property
     def _all(self) -> list[DecoderSlot]:
@@ -209,5 +211,11 @@ class DecoderPool:
             idle = {slot for slot in self._ward if not slot.load}
             for slot in idle & rested:
                 self._ward.remove(slot)
-                await slot.stop()
+                await self._end(slot)
             rested = idle
+
+    async def _end(self, slot: DecoderSlot) -> None:
+        """End a process that is among the others no more; what it counted stays counted."""
+        self._replaced_before.update(slot.replaced)
+        self._refused_before += slot.refused_places
+        await slot.stop()

@@ -123,6 +123,11 @@ class DecoderSlot:
         """Feeds it holds."""
         return len(self._customers)
 
+    @property
+    def refused_places(self) -> int:
+        """Frames that found no room in its ring."""
+        return 0 if self.ring is None else self.ring.refused
+
     def others(self, owner: str) -> int:
         """Return how many of its feeds are of other videos."""
         return sum(customer.owner != owner for customer in self._customers.values())
