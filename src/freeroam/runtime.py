@@ -34,6 +34,7 @@ from freeroam.sources.fetching import Fetcher, FetchTimeouts
 from freeroam.sources.file import FileSource
 from freeroam.sources.hls import HlsConfig, hls_factory
 from freeroam.sources.http import http_factory
+from freeroam.sources.http_files import TemporarySpace
 from freeroam.sources.opening import Opener, load_plugins
 from freeroam.sources.probing import probe
 from freeroam.sources.redis_stream import RedisSources
@@ -78,6 +79,7 @@ class Runtime:
         self.prompts = PromptLibrary(self.store, PromptConfig(settings.max_prompt_chars), self.clock)
         self.hub = ResultHub(self.store)
         self.decoders = DecoderPool(settings.decoder_config(), self.clock)
+        self._temporary = TemporarySpace(settings.source_disk_bytes, settings.source_file_bytes)
         self._policy = UrlPolicy(settings.allow_private_sources)
         self._dialer = Dialer(
             self._policy, timeouts=DialTimeouts(connect_s=settings.source_open_timeout), clock=self.clock
@@ -105,7 +107,6 @@ class Runtime:
         self._retention = Retention(self.store, self.clock, keep_s=jobs.retention_s, interval_s=jobs.cleanup_interval_s)
         self._loop_lag = LoopLag(self.clock, self.metrics)
         self._stack = AsyncExitStack()
-        self._decoders_counted: dict[str, int] = {}
         self._started_monotonic_s = self.clock.monotonic_s()
 
     @property
@@ -198,9 +199,16 @@ class Runtime:
             states[job.source.state.value] = states.get(job.source.state.value, 0) + 1
         self.metrics.set_states(self.metrics.sources, states, [state.value for state in SourceState])
         self._show_models()
-        for reason, count in self.decoders.replaced.items():
-            self.metrics.decoder_restarts.labels(reason).inc(count - self._decoders_counted.get(reason, 0))
-            self._decoders_counted[reason] = count
+        self._show_video()
+
+    def _show_video(self) -> None:
+        metrics, decoders, space = self.metrics, self.decoders, self._temporary
+        metrics.frame_memory.set(decoders.frame_bytes)
+        metrics.temporary_bytes.set(space.used_bytes)
+        for reason, count in decoders.replaced.items():
+            metrics.count_up_to(metrics.decoder_restarts.labels(reason), count)
+        metrics.count_up_to(metrics.frames_copied, decoders.refused_places)
+        metrics.count_up_to(metrics.temporary_refused, space.refused)
 
     def _show_models(self) -> None:
         metrics = self.metrics
@@ -220,7 +228,7 @@ class Runtime:
         hls = HlsConfig(stall_timeout_s=settings.source_stall_timeout)
         return {
             "hls": hls_factory(self._fetcher, self.decoders, clock, hls),
-            "http": http_factory(self._fetcher, self.decoders, clock, hls),
+            "http": http_factory(self._fetcher, self.decoders, clock, hls, self._temporary),
             "rtsp": RtspSources(self._dialer, self.decoders, clock, settings.source_open_timeout),
             "redis": RedisSources(settings.redis_config(), self._dialer, self.decoders, clock),
             "file": partial(FileSource, root=settings.media_root, pool=self.decoders, clock=clock),

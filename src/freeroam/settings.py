@@ -6,11 +6,11 @@ import ipaddress
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 from urllib.parse import quote, urlsplit
 
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from freeroam.api.parts import ApiConfig
 from freeroam.engines.declarations import ModelDefaults, read_models_file
@@ -21,6 +21,7 @@ from freeroam.secret_files import SECRETS, SecretFiles
 from freeroam.security.keys import Key, read_keys_file
 from freeroam.security.limits import RateConfig
 from freeroam.security.redaction import redact_url
+from freeroam.setting_forms import List, Seconds, allowed_by, read_limit
 from freeroam.sources.decoding.values import DecoderConfig
 from freeroam.sources.reconnecting import SourceConfig
 from freeroam.sources.redis_stream import RedisConfig
@@ -41,14 +42,6 @@ LATER_SETTINGS = {
     "OTEL_EXPORTER_OTLP_ENDPOINT": "tracing",
 }
 """Names that are reserved and not read yet, with the feature that they belong to."""
-
-
-def _split(value: Any) -> Any:
-    return tuple(part for raw in value.split(",") if (part := raw.strip())) if isinstance(value, str) else value
-
-
-List = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
-Seconds = Annotated[float, Field(gt=0, le=86_400)]
 
 
 class Settings(BaseSettings):
@@ -120,6 +113,16 @@ class Settings(BaseSettings):
     allow_private_sources: List = Field(
         (), description="Private networks and hosts that may be opened, e.g. 192.168.1.0/24, cam1.local."
     )
+    source_file_bytes: int = Field(
+        2 * 2**30, ge=2**20, description="Greatest recording read by a temporary file, where a server gives no ranges."
+    )
+    source_disk_bytes: int = Field(8 * 2**30, ge=2**20, description="Disk that all such temporary files may take.")
+    frame_memory_bytes: int = Field(
+        512 * 2**20,
+        ge=0,
+        le=2**40,
+        description="Memory in which each decoder process shares its frames; frames beyond are copied; 0 copies all.",
+    )
     media_root: Path | None = Field(None, description="Folder that file: references may name; none allows no files.")
 
     redis_host: str = Field("localhost", description="Redis with frames.")
@@ -181,7 +184,7 @@ class Settings(BaseSettings):
     @classmethod
     def _are_limits(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for text in value:
-            _read_limit(text)
+            read_limit(text)
         return value
 
     @field_validator("root_path")
@@ -237,7 +240,7 @@ class Settings(BaseSettings):
             cors_origins=self.cors_origins,
             metrics_public=self.metrics_public,
             enable_metrics=self.enable_metrics,
-            rates=RateConfig(self.rate_limit_per_minute, dict(_read_limit(text) for text in self.rate_limits)),
+            rates=RateConfig(self.rate_limit_per_minute, dict(read_limit(text) for text in self.rate_limits)),
             max_connections=self.max_connections,
             max_body_bytes=self.max_body_bytes,
             max_prompt_chars=self.max_prompt_chars,
@@ -309,7 +312,7 @@ class Settings(BaseSettings):
 
     def decoder_config(self) -> DecoderConfig:
         """Return how decoding is bounded."""
-        return DecoderConfig(max_pixels=self.max_pixels)
+        return DecoderConfig(max_pixels=self.max_pixels, ring_bytes=self.frame_memory_bytes)
 
     def source_config(self) -> SourceConfig:
         """Return how patient reconnecting is."""
@@ -351,30 +354,7 @@ def set_but_unused() -> list[str]:
 
 def allowed_values(name: str) -> str:
     """Say in words what the setting ``name`` (a field's name) may be."""
-    schema = Settings.model_json_schema()["properties"][name]
-    options = [schema, *schema.get("anyOf", [])]
-    for option in options:
-        if "const" in option:
-            return str(option["const"])
-        if "enum" in option:
-            return ", ".join(option["enum"])
-    kinds = {option.get("type") for option in options} - {None, "null"}
-    if "boolean" in kinds:
-        return "true, false"
-    if kinds & {"integer", "number"}:
-        return _range_in_words(schema, is_whole="integer" in kinds)
-    if "array" in kinds:
-        return "a list, parted by commas"
-    return str(schema.get("description", "a text")).rstrip(".")
-
-
-def _range_in_words(schema: Mapping[str, Any], *, is_whole: bool) -> str:
-    low, above = schema.get("minimum"), schema.get("exclusiveMinimum")
-    high = schema.get("maximum")
-    words = "a whole number" if is_whole else "a number"
-    if low is not None or above is not None:
-        words += f" from {low:g}" if low is not None else f" above {above:g}"
-    return f"{words} to {high:g}" if high is not None else words
+    return allowed_by(Settings.model_json_schema()["properties"][name])
 
 
 def _explain(item: Mapping[str, Any]) -> str:
@@ -386,13 +366,3 @@ def _explain(item: Mapping[str, Any]) -> str:
     name = field.upper()
     value = "***" if name in SECRETS else redact_url(str(item.get("input")))
     return f"{name}={value}: {message[:1].lower()}{message[1:]} (allowed: {allowed_values(field)})"
-
-
-def _read_limit(text: str) -> tuple[str, int]:
-    """Read ``POST /path=60``; a path without a method means every method."""
-    endpoint, equals, number = text.rpartition("=")
-    endpoint = endpoint.strip()
-    if not equals or not number.strip().isdigit() or int(number) < 1 or "/" not in endpoint:
-        raise ValueError(f"{text!r} is not of the form 'POST /path=requests a minute'")
-    method, _, path = endpoint.rpartition(" ")
-    return f"{method.strip().upper()} {path}".strip(), int(number)

@@ -12,7 +12,7 @@ from freeroam.sources.http_files import TemporaryReader, TemporarySpace
 from freeroam.vocabulary.errors import InvalidInput, SourceError
 from freeroam.vocabulary.job import SourceOptions
 from tests.clips import file_clip, hls_clip, picture, second_of
-from tests.origins import HOST, LiveHls, Origin, Reply, drip, redirect, running
+from tests.origins import HOST, LiveHls, Origin, Reply, Request, drip, redirect, running
 from tests.waiting import until
 from tests.workshop import take, workshop
 
@@ -380,3 +380,21 @@ async def test_a_recording_without_ranges_finds_no_room_when_others_fill_the_tem
         await first.aclose()
         await first.aclose()
         assert space.used_bytes == 0
+
+
+@pytest.mark.parametrize("is_announced", [True, False])
+async def test_a_recording_without_ranges_that_is_longer_than_one_may_be_names_the_setting(is_announced: bool):
+    space = TemporarySpace(file_bytes=len(file_clip()) - 1)
+    async with workshop() as shop, Origin() as origin:
+
+        async def unannounced(request: Request) -> None:
+            request.writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + file_clip())
+
+        url = origin.on("/video.mp4", Reply(file_clip()) if is_announced else unannounced)
+        async with await shop.fetcher.session(url).open(url) as response:
+            assert (response.length_bytes is not None) == is_announced
+            with pytest.raises(SourceError, match="SOURCE_FILE_BYTES") as caught:
+                await TemporaryReader.fetch(response, space)
+
+    assert caught.value.code == "bad_data"
+    assert (space.used_bytes, space.refused) == (0, 0)

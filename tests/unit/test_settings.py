@@ -9,6 +9,8 @@ import pytest
 from freeroam.engines.specs import ModelSpec
 from freeroam.security.keys import digest_of
 from freeroam.settings import LATER_SETTINGS, SECRETS, Settings, allowed_values, load_settings
+from freeroam.sources.decoding.values import DecoderConfig
+from freeroam.sources.http_files import ALL_TEMPORARY_BYTES, MAX_TEMPORARY_BYTES
 from freeroam.vocabulary.errors import ConfigurationError
 
 
@@ -140,6 +142,35 @@ def test_a_line_in_dotenv_is_read_and_the_environment_wins(monkeypatch: pytest.M
     # Then it is read, lists are split, and the environment wins
     settings = load_settings()
     assert (settings.port, settings.max_fps, settings.cors_origins) == (9001, 10, ("http://a", "http://b"))
+
+
+def test_what_frames_and_recordings_may_take_is_set_and_is_else_what_the_parts_take_by_themselves(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Given nothing set, then the limits are those of the parts
+    assert load_settings().decoder_config().ring_bytes == DecoderConfig().ring_bytes
+    settings = load_settings()
+    assert (settings.source_file_bytes, settings.source_disk_bytes) == (MAX_TEMPORARY_BYTES, ALL_TEMPORARY_BYTES)
+
+    # When they are set, then the parts are given them
+    monkeypatch.setenv("FRAME_MEMORY_BYTES", "0")
+    monkeypatch.setenv("SOURCE_FILE_BYTES", "2000000")
+    monkeypatch.setenv("SOURCE_DISK_BYTES", "3000000")
+    settings = load_settings()
+    assert settings.decoder_config().ring_bytes == 0
+    assert (settings.source_file_bytes, settings.source_disk_bytes) == (2_000_000, 3_000_000)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("SOURCE_FILE_BYTES", "a whole number from 1048576"),
+        ("FRAME_MEMORY_BYTES", "a whole number from 0 to 1099511627776"),
+        ("DEFAULT_FPS", "a number above 0 to 1000"),
+    ],
+)
+def test_bounds_are_written_out(name: str, words: str) -> None:
+    assert allowed_values(name.lower()) == words
 
 
 def test_an_empty_variable_is_as_if_it_were_not_set(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -76,6 +76,7 @@ class Metrics:
         self._calls: dict[tuple[str, str, str], CallMetrics] = {}
         self._answering_models: set[str] = set()
         self._counted: set[tuple[str, str]] = set()
+        self._totals: dict[Counter, int] = {}
 
     def of_calls(self, model: str, version: str, priority: str) -> CallMetrics:
         """Return what is counted of calls to one model version at one priority; no version: it was refused."""
@@ -128,6 +129,11 @@ class Metrics:
     def count_dropped(self, reason: str, amount: int = 1) -> None:
         """Count frames that were not asked about."""
         self.frames_dropped.labels(reason).inc(amount)
+
+    def count_up_to(self, counter: Counter, total: int) -> None:
+        """Bring a counter up to what somebody else has counted."""
+        counter.inc(total - self._totals.get(counter, 0))
+        self._totals[counter] = total
 
     def count_rejected(self, reason: str) -> None:
         """Count a request that was refused; ``reason`` is the error's code where there is one."""
@@ -204,6 +210,18 @@ class Metrics:
         self.decode_time = self._histogram("decode_seconds", "Time to decode and scale one kept frame.")
         self.decoder_restarts = self._counter(
             "decoder_restarts_total", "Decoder processes replaced, by reason.", "reason"
+        )
+        self.frame_memory = self._gauge(
+            "frame_memory_bytes", "Memory of frames that decoders and models share, places lent for frames included."
+        )
+        self.frames_copied = self._counter(
+            "frames_copied_total", "Frames that travelled as bytes because the memory to share them in was full."
+        )
+        self.temporary_bytes = self._gauge(
+            "temporary_bytes", "Disk that recordings take whose servers do not give them in ranges."
+        )
+        self.temporary_refused = self._counter(
+            "temporary_refused_total", "Recordings given up because temporary files had no disk left."
         )
 
     def _declare_models(self) -> None:

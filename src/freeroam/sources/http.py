@@ -15,7 +15,7 @@ from freeroam.sources.fetching import Body, Fetcher, Response
 from freeroam.sources.frame_queue import hand_out
 from freeroam.sources.hls import HlsConfig, HlsSource
 from freeroam.sources.hls_reloading import MAX_PLAYLIST_BYTES
-from freeroam.sources.http_files import RangeReader, TemporaryReader, container_of_file, index_is_late
+from freeroam.sources.http_files import RangeReader, TemporaryReader, TemporarySpace, container_of_file, index_is_late
 from freeroam.sources.http_grammar import ByteRange
 from freeroam.sources.http_pictures import MAX_PICTURE_BYTES, PictureReading, picture_form
 from freeroam.sources.source import Source, SourceFactory, SourceFacts, SourceRequest
@@ -32,16 +32,25 @@ log = get_logger(__name__)
 
 
 def http_factory(
-    fetcher: Fetcher, decoders: DecoderPool, clock: Clock, hls_config: HlsConfig | None = None
+    fetcher: Fetcher,
+    decoders: DecoderPool,
+    clock: Clock,
+    hls_config: HlsConfig | None = None,
+    space: TemporarySpace | None = None,
 ) -> SourceFactory:
-    """Return what builds sources of plain HTTP addresses."""
-    return partial(_build, fetcher, decoders, clock, hls_config or HlsConfig())
+    """Return what builds sources of plain HTTP addresses; all of them share ``space``."""
+    return partial(_build, fetcher, decoders, clock, hls_config or HlsConfig(), space or TemporarySpace())
 
 
 def _build(
-    fetcher: Fetcher, decoders: DecoderPool, clock: Clock, hls_config: HlsConfig, request: SourceRequest
+    fetcher: Fetcher,
+    decoders: DecoderPool,
+    clock: Clock,
+    hls_config: HlsConfig,
+    space: TemporarySpace,
+    request: SourceRequest,
 ) -> Source:
-    return HttpSource(request, fetcher, decoders, clock, hls_config)
+    return HttpSource(request, fetcher, decoders, clock, hls_config, space)
 
 
 class HttpSource:
@@ -56,6 +65,7 @@ class HttpSource:
         decoders: Where bytes become frames.
         clock: Time.
         hls_config: For addresses that turn out to be playlists.
+        space: For recordings that must be read anywhere and whose server does not give them in ranges.
 
     Raises:
         InvalidInput: The address or a header is malformed.
@@ -63,7 +73,13 @@ class HttpSource:
     """
 
     def __init__(
-        self, request: SourceRequest, fetcher: Fetcher, decoders: DecoderPool, clock: Clock, hls_config: HlsConfig
+        self,
+        request: SourceRequest,
+        fetcher: Fetcher,
+        decoders: DecoderPool,
+        clock: Clock,
+        hls_config: HlsConfig,
+        space: TemporarySpace,
     ) -> None:
         self.facts = SourceFacts("http", is_live=True)
         options = request.options
@@ -73,6 +89,7 @@ class HttpSource:
         self._decoders = decoders
         self._clock = clock
         self._hls_config = hls_config
+        self._space = space
         self._wish = request.wish
         self._is_paced = False
         self._tell_wish: Callable[[FrameWish], None] = lambda _wish: None
@@ -219,7 +236,7 @@ class HttpSource:
             if response.status == 206 and response.total_bytes is not None:
                 reader = RangeReader(self._session, url, response)
             else:
-                reader = await TemporaryReader.fetch(response)
+                reader = await TemporaryReader.fetch(response, self._space)
             shape = FeedShape(
                 wish=self._wish,
                 container=container,

@@ -16,7 +16,6 @@ from freeroam.vocabulary.errors import SourceError, SourceErrorCode
 
 MAX_TEMPORARY_BYTES = 2 * 1024**3
 ALL_TEMPORARY_BYTES = 8 * 1024**3
-"""Most that all such files of the process may take together."""
 SKIP_BYTES = 512 * 1024
 """A step ahead of at most so much is read over; a longer one asks anew."""
 
@@ -134,20 +133,35 @@ class RangeReader:
 
 
 class TemporarySpace:
-    """What temporary files may take of the disk, all together.
+    """What temporary files may take of the disk.
 
     Args:
-        limit_bytes: The most.
+        limit_bytes: The most of all together.
+        file_bytes: The most of one.
 
     Attributes:
         used_bytes: What they take now.
         refused: How many were given up because nothing was left.
     """
 
-    def __init__(self, limit_bytes: int) -> None:
+    def __init__(self, limit_bytes: int = ALL_TEMPORARY_BYTES, file_bytes: int = MAX_TEMPORARY_BYTES) -> None:
+        self._file_bytes = file_bytes
         self._limit_bytes = limit_bytes
         self.used_bytes = 0
         self.refused = 0
+
+    def check(self, size_bytes: int) -> None:
+        """Refuse a file that is too long.
+
+        Raises:
+            SourceError: ``bad_data``: it is longer than one may be.
+        """
+        if size_bytes > self._file_bytes:
+            message = (
+                f"the recording is longer than the {self._file_bytes} bytes that are read of one whose server does not "
+                "give it in ranges (SOURCE_FILE_BYTES)"
+            )
+            raise SourceError(SourceErrorCode.BAD_DATA, message)
 
     def take(self, size_bytes: int) -> None:
         """Take some of it.
@@ -159,7 +173,7 @@ class TemporarySpace:
             self.refused += 1
             message = (
                 f"recordings that their servers do not give in ranges fill the {self._limit_bytes} bytes for temporary "
-                "files; try again when another has been read"
+                "files (SOURCE_DISK_BYTES); try again when another has been read"
             )
             raise SourceError(SourceErrorCode.UNAVAILABLE, message)
         self.used_bytes += size_bytes
@@ -167,9 +181,6 @@ class TemporarySpace:
     def give_back(self, size_bytes: int) -> None:
         """Give back what was taken."""
         self.used_bytes -= size_bytes
-
-
-TEMPORARY_SPACE = TemporarySpace(ALL_TEMPORARY_BYTES)
 
 
 class TemporaryReader:
@@ -181,19 +192,26 @@ class TemporaryReader:
         self._space: TemporarySpace | None = space
 
     @classmethod
-    async def fetch(cls, response: Response, space: TemporarySpace = TEMPORARY_SPACE) -> TemporaryReader:
+    async def fetch(cls, response: Response, space: TemporarySpace) -> TemporaryReader:
         """Read ``response`` to its end.
 
+        Args:
+            response: Gives the file.
+            space: What the file is charged to until it is closed.
+
         Raises:
-            SourceError: ``bad_data``: longer than 2 GiB, or broken off; ``timeout``; ``unavailable``: no space is left.
+            SourceError: ``bad_data``: longer than a file may be, or broken off; ``timeout``; ``unavailable``: no space
+                is left.
         """
+        space.check(response.length_bytes or 0)
         file: IO[bytes] = tempfile.TemporaryFile(prefix="freeroam-")  # noqa: SIM115 - closed by aclose
         size = 0
         try:
-            async with aclosing(response.pieces(MAX_TEMPORARY_BYTES, name="file")) as pieces:
+            async with aclosing(response.pieces(name="file")) as pieces:
                 async for piece in pieces:
                     space.take(len(piece))
                     size += len(piece)
+                    space.check(size)
                     await asyncio.to_thread(file.write, piece)
             await asyncio.to_thread(file.flush)
         except BaseException:
