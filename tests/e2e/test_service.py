@@ -242,7 +242,7 @@ def test_a_reader_that_drains_nothing_is_cut_and_costs_the_others_nothing(tmp_pa
             stuck.sendall(f"GET /api/v1/inference/stream/{job_id} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
 
             # When its connection is full for longer than the limit, then it is cut and counted
-            counted = 'freeroam_slow_readers_total{kind="sse"} 1.0'
+            counted = 'freeroam_slow_client_total{action="dropped",kind="sse"} 1.0'
             service.wait(lambda: counted in service.client.get("/metrics").text, limit_s=100)
             assert 'freeroam_listeners{kind="sse"} 1.0' in service.client.get("/metrics").text
             assert not _read_to_the_end(stuck).endswith(b"0\r\n\r\n"), "a cut answer looks complete"

@@ -270,7 +270,7 @@ def test_a_stream_whose_reader_drains_nothing_is_ended_and_frees_its_place(tmp_p
             # When it has drained nothing for longer than it may, then the model is free, and the drop is counted
             service.wait(lambda: service.client.get("/status").json()["calls"] == 0, limit_s=30)
             metrics = service.client.get("/metrics").text
-            assert 'freeroam_slow_client_total{action="dropped"} 1.0' in metrics
+            assert 'freeroam_slow_client_total{action="dropped",kind="answer"} 1.0' in metrics
 
             # And its connection is closed, which it finds when it reads on
             assert refused(lambda: list(call)).code() is grpc.StatusCode.UNAVAILABLE

@@ -60,7 +60,7 @@ class Download(StreamingResponse):
         except TimeoutError:
             if not is_stuck:
                 raise
-            self._parts.metrics.slow_readers.labels("export").inc()
+            self._parts.metrics.count_slow_client("export")
             log.info("slow_reader_dropped", request_id=scope.get("freeroam.request_id"))
             transport = scope.get("freeroam.transport")
             if transport is not None:

@@ -63,7 +63,7 @@ class EventStream(Response):
                 await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
                 await self._stream(send)
         except _ReaderIsStuckError:
-            self._parts.metrics.slow_readers.labels("sse").inc()
+            self._parts.metrics.count_slow_client("sse")
             log.info("slow_reader_dropped", request_id=scope.get("freeroam.request_id"))
             transport = scope.get("freeroam.transport")
             if transport is not None:

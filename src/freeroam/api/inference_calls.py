@@ -359,6 +359,8 @@ class InferenceCall:
         name, version = (output.model, output.version) if output else (_label_of(self), "")
         counts = metrics.of_calls(name, version, priority)
         counts.count(status, reason)
+        if status == "cancelled" and self._place is not None and not self.request.frames:
+            metrics.cancelled.labels(name, version, priority, "queued").inc()  # no engine has heard of it
         if self.request.frames:
             counts.preprocess_time.observe(self._preprocess_s)
         if self._first_s:

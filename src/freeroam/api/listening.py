@@ -166,7 +166,7 @@ class _Conversation:
             async with self._sending, asyncio.timeout(self._idle_timeout_s):
                 await self._socket.send_text(text)
         except TimeoutError:
-            self._parts.metrics.slow_readers.labels("websocket").inc()
+            self._parts.metrics.count_slow_client("websocket")
             self._listener.close()
             return False
         return True

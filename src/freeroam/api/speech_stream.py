@@ -92,7 +92,7 @@ class SpeechStream(Response):
             async with call:
                 await self._speak(scope, receive, send)
         except ReaderIsStuckError:
-            call.parts.metrics.slow_clients.labels("dropped").inc()
+            call.parts.metrics.count_slow_client("answer")
             log.info("slow_reader_dropped", request_id=call.request.request_id)
             _abort(scope)
         except CallerGone:

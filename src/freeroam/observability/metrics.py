@@ -144,6 +144,10 @@ class Metrics:
         if isinstance(error, RateLimited | Unavailable | DeadlineExceeded):
             self.count_rejected(error.code)
 
+    def count_slow_client(self, kind: str) -> None:
+        """Count a reader that was cut off because it drained nothing."""
+        self.slow_clients.labels(kind, "dropped").inc()
+
     def count_result(self, model: str, version: str, total_s: float) -> None:
         """Count a committed result; no version: no model answered.
 
@@ -195,8 +199,11 @@ class Metrics:
         )
         self.connections = self._gauge("connections", "Requests, streams and sockets open now.")
         self.listeners = self._gauge("listeners", "Event streams and sockets that follow results now.", "kind")
-        self.slow_readers = self._counter(
-            "slow_readers_total", "Streams and exports cut because their reader drained nothing.", "kind"
+        self.slow_clients = self._counter(
+            "slow_client_total",
+            "Readers that drained nothing: of an answer, by sse, by websocket, of an export; what was done: dropped.",
+            "kind",
+            "action",
         )
         self.rejected = self._counter(
             "rejected_total", "Requests turned away before their answer began, by reason.", "reason"
@@ -278,9 +285,6 @@ class Metrics:
         self.prompt_tokens = self._counter("prompt_tokens_total", "Tokens that models read for calls.", *key)
         self.generation_tokens = self._counter("generation_tokens_total", "Tokens that models spoke for calls.", *key)
         self.streams_active = self._gauge("streams_active", "Answers that are being given piece by piece now.")
-        self.slow_clients = self._counter(
-            "slow_client_total", "Streams of text whose reader was too slow, by what was done: dropped.", "action"
-        )
 
     def snapshot(self) -> dict[str, Any]:
         """Return ``{metric: value}`` or ``{metric: {labels: value}}``; of histograms only count and sum."""

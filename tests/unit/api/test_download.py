@@ -40,4 +40,4 @@ async def test_a_reader_that_drains_nothing_is_cut(parts: Parts) -> None:
         await send_to(reader, Download(pages(10), parts, 0.01, media_type="text/csv", headers={}))
 
     assert reader.was_cut
-    assert parts.metrics.slow_readers.labels("export")._value.get() == 1
+    assert parts.metrics.snapshot()["freeroam_slow_client_total"] == {"action=dropped,kind=export": 1.0}

@@ -156,7 +156,7 @@ async def test_a_reader_that_drains_nothing_is_cut(parts: Parts) -> None:
     # Then its connection is cut and counted
     assert stream.reader.was_cut
     assert stream.hub.listeners == 0
-    assert parts.metrics.snapshot()["freeroam_slow_readers_total"] == {"kind=sse": 1.0}
+    assert parts.metrics.snapshot()["freeroam_slow_client_total"] == {"action=dropped,kind=sse": 1.0}
 
 
 async def test_a_stop_is_told_before_the_stream_ends(parts: Parts) -> None:

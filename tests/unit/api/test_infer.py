@@ -440,7 +440,7 @@ async def test_a_reader_that_drains_nothing_is_cut_and_counted(parts: Parts, eng
     await asyncio.wait_for(task, 20)
     assert caller.was_cut
     assert len(parts.calls) == 0
-    assert parts.metrics.snapshot()["freeroam_slow_client_total"] == {"action=dropped": 1.0}
+    assert parts.metrics.snapshot()["freeroam_slow_client_total"] == {"action=dropped,kind=answer": 1.0}
 
 
 async def test_a_reader_that_leaves_the_end_of_a_long_answer_lying_is_cut_and_counted(
@@ -455,7 +455,7 @@ async def test_a_reader_that_leaves_the_end_of_a_long_answer_lying_is_cut_and_co
     await asyncio.wait_for(caller.ask(), 20)
     assert caller.was_cut
     assert all(message.get("more_body", True) for message in caller.sent)
-    assert parts.metrics.snapshot()["freeroam_slow_client_total"] == {"action=dropped": 1.0}
+    assert parts.metrics.snapshot()["freeroam_slow_client_total"] == {"action=dropped,kind=answer": 1.0}
 
 
 async def test_a_slow_reader_who_takes_the_end_in_time_has_a_whole_answer(parts: Parts, engine: TalkingEngine) -> None:

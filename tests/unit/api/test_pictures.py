@@ -217,3 +217,28 @@ async def test_the_time_that_pictures_took_is_counted_of_the_model_that_saw_them
 
     counted = parts.metrics.snapshot()["freeroam_preprocess_seconds_count"]
     assert counted == {"model=gpt2,priority=NORMAL,version=7": 1.0}
+
+
+async def test_a_caller_that_goes_away_while_its_pictures_are_read_is_counted_as_one_that_waited(
+    connect: Any, engine: TalkingEngine, parts: Parts, decoders: Decoders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a question whose picture takes its time
+    is_read = asyncio.Event()
+
+    async def decode_slowly(self: Decoders, data: Any, raw: Any = None) -> DecodedFrame:
+        is_read.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    monkeypatch.setattr(Decoders, "decode", decode_slowly)
+    body = {"prompt": "what?", "images": [base64.b64encode(picture()).decode()]}
+    async with connect() as client:
+        asking = asyncio.create_task(client.post("/infer", json=body))
+        await is_read.wait()
+
+        # When the caller goes away, then it is counted, though no model has heard of it
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+    assert engine.asked == []
+    key = "model=default,priority=NORMAL,stage=queued,version="
+    assert parts.metrics.snapshot()["freeroam_cancelled_total"] == {key: 1.0}

@@ -149,7 +149,7 @@ class Outlets:
         try:
             yield outlet
         except ReaderIsStuckError:
-            self._metrics.slow_clients.labels("dropped").inc()
+            self._metrics.count_slow_client("answer")
             is_closed = close_connection(context.peer(), self._port)
             log.info("slow_reader_dropped", request_id=request_id, path=method, is_connection_closed=is_closed)
             if is_closed:
