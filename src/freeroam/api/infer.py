@@ -10,9 +10,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive
 
+from freeroam.api.call_ends import CallerGone
 from freeroam.api.direct_route import DirectRoute
 from freeroam.api.gate import read_headers
-from freeroam.api.inference_calls import NO_PARAMS, CallerGone, InferenceCall, Wish, arrival_of, open_call
+from freeroam.api.inference_calls import NO_PARAMS, InferenceCall, Wish, arrival_of, open_call
 from freeroam.api.parts import Parts
 from freeroam.api.problems import responses
 from freeroam.api.speech_stream import SpeechStream

@@ -19,6 +19,7 @@ from typing import Any, Self
 
 from starlette.types import Scope
 
+from freeroam.api.call_ends import CallerGone, ending_of
 from freeroam.api.gate import read_headers
 from freeroam.api.journal import note
 from freeroam.api.parts import ApiConfig, Parts
@@ -26,13 +27,7 @@ from freeroam.api.pictures import Image, read_pictures
 from freeroam.security.keys import Caller
 from freeroam.vocabulary.errors import (
     DeadlineExceeded,
-    FreeroamError,
     InvalidInput,
-    NotFound,
-    RateLimited,
-    TooLarge,
-    Unavailable,
-    UnsupportedMedia,
 )
 from freeroam.vocabulary.inference import InferenceParams, InferenceRequest, Output, Piece, Priority
 
@@ -40,18 +35,6 @@ NO_PARAMS = InferenceParams()
 MAX_CLIENT_ID_CHARS = 128
 BACKSTOP_S = 0.25
 """How long after the deadline a call is ended that the engine has not ended."""
-
-
-class CallerGone(Exception):
-    """Whoever asked has gone away, so there is nobody to tell anything."""
-
-    reason = "caller_gone"
-
-
-class ReaderIsStuckError(CallerGone):
-    """Whoever asked takes nothing of the answer, and is treated as one who has gone away."""
-
-    reason = "slow_reader"
 
 
 @dataclass(frozen=True, slots=True)
@@ -354,7 +337,7 @@ class InferenceCall:
         """Count the call once, at its end."""
         output, metrics = self.output, self.parts.metrics
         ended_s = self.parts.clock.monotonic_s()
-        status, reason = _ending(error, output)
+        status, reason = ending_of(error, output)
         priority = self.request.priority.name
         name, version = (output.model, output.version) if output else (_label_of(self), "")
         counts = metrics.of_calls(name, version, priority)
@@ -382,21 +365,6 @@ class InferenceCall:
                 ended=reason,
                 first_token_ms=round((self._first_s - self.began_s) * 1000, 1) if self._first_s else None,
             )
-
-
-def _ending(error: BaseException | None, output: Output | None) -> tuple[str, str]:
-    """Return status and reason of a call's end, both from fixed lists."""
-    if error is None:
-        return "ok", output.finish_reason.value if output else "none"
-    if isinstance(error, CallerGone | asyncio.CancelledError | GeneratorExit):
-        return "cancelled", error.reason if isinstance(error, CallerGone) else CallerGone.reason
-    if isinstance(error, RateLimited | Unavailable):
-        return "rejected", error.code
-    if isinstance(error, DeadlineExceeded):
-        return "expired", error.code
-    if isinstance(error, InvalidInput | NotFound | TooLarge | UnsupportedMedia):
-        return "refused", error.code
-    return "failed", error.code if isinstance(error, FreeroamError) else "internal"
 
 
 def _label_of(call: InferenceCall) -> str:

@@ -15,7 +15,8 @@ from typing import Protocol
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from freeroam.api.inference_calls import CallerGone, InferenceCall, ReaderIsStuckError
+from freeroam.api.call_ends import CallerGone, ReaderIsStuckError
+from freeroam.api.inference_calls import InferenceCall
 from freeroam.api.pictures import Image
 from freeroam.observability.logs import get_logger
 from freeroam.vocabulary.errors import FreeroamError

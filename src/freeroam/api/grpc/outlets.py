@@ -19,7 +19,7 @@ from urllib.parse import unquote
 
 import grpc
 
-from freeroam.api.inference_calls import ReaderIsStuckError
+from freeroam.api.call_ends import ReaderIsStuckError
 from freeroam.observability.logs import get_logger
 from freeroam.observability.metrics import Metrics
 

@@ -12,10 +12,11 @@ from typing import Any
 
 import grpc
 
+from freeroam.api.call_ends import ReaderIsStuckError
 from freeroam.api.doorkeeper import Doorkeeper
 from freeroam.api.grpc.messages import M, decode, sayable
 from freeroam.api.grpc.outlets import Context, Outlet, Outlets, next_message, split_peer
-from freeroam.api.inference_calls import Arrival, ReaderIsStuckError, read_arrival
+from freeroam.api.inference_calls import Arrival, read_arrival
 from freeroam.api.parts import Parts
 from freeroam.api.problems import grpc_code_of
 from freeroam.observability.logs import get_logger

@@ -7,11 +7,12 @@ from contextlib import ExitStack, aclosing, suppress
 from dataclasses import replace
 from typing import Any
 
+from freeroam.api.call_ends import ReaderIsStuckError
 from freeroam.api.grpc import inference_pb2 as wire
 from freeroam.api.grpc.messages import decode, read_request, sayable, write_response
 from freeroam.api.grpc.outlets import Outlet, next_message
 from freeroam.api.grpc.passage import Passage, Visit
-from freeroam.api.inference_calls import InferenceCall, ReaderIsStuckError, open_call
+from freeroam.api.inference_calls import InferenceCall, open_call
 from freeroam.api.oip.answers import FINAL, answer_tensors, parameters_of, piece_tensors
 from freeroam.api.oip.descriptions import reference_of
 from freeroam.api.oip.questions import TensorQuestion, read_question

@@ -12,9 +12,10 @@ from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
+from freeroam.api.call_ends import CallerGone
 from freeroam.api.direct_route import collect_body
 from freeroam.api.infer import NOBODY, whole_answer
-from freeroam.api.inference_calls import Arrival, CallerGone, arrival_of, open_call
+from freeroam.api.inference_calls import Arrival, arrival_of, open_call
 from freeroam.api.oip import descriptions
 from freeroam.api.oip.questions import IMAGES, PROMPTS, TUNABLE, read_question, read_timeout_s, read_wish
 from freeroam.api.oip.replies import HEADER_LENGTH, GeneratedEvents, as_json, write_generated, write_infer

@@ -9,9 +9,10 @@ from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 from starlette.responses import Response
 
+from freeroam.api.call_ends import CallerGone
 from freeroam.api.direct_route import DirectRoute, unreadable
 from freeroam.api.infer import NOBODY, whole_answer
-from freeroam.api.inference_calls import CallerGone, InferenceCall, Wish, arrival_of, open_call, read_priority
+from freeroam.api.inference_calls import InferenceCall, Wish, arrival_of, open_call, read_priority
 from freeroam.api.openai.answers import Chunks, chat_completion, completion, to_json
 from freeroam.api.openai.bodies import Asked, ChatBody, CompletionBody
 from freeroam.api.openai.conversation import read_conversation
