@@ -1,4 +1,4 @@
-"""Decoded pictures to RGB of the wanted size: one cheap pass over the kept ones only."""
+"""Decoded pictures to RGB of the wanted size, as cheaply as can be, and only those that are kept."""
 
 from __future__ import annotations
 
@@ -11,6 +11,12 @@ Box = tuple[int | None, int | None]
 Pixels = bytes | memoryview
 QUARTER_DEGREES = 90
 
+PLANAR_FORMS = {"yuv420p": "yuv422p", "yuvj420p": "yuvj422p", "yuv422p": "yuv422p", "yuvj422p": "yuvj422p"}
+"""Scaled as planes and made RGB afterwards, a picture costs half or less of what both in one pass cost (measured: 0.18
+against 0.43 ms from 640x360 to 512x288, 0.69 against 1.44 ms from 1080p): swscale has no fast way to write scaled RGB,
+but one to make RGB of these. The colour keeps its full height, so a JPEG of that size would carry less of it.
+"""
+
 
 class Scaler:
     """Scales the pictures of one video; follows changes of their size and form.
@@ -21,6 +27,7 @@ class Scaler:
 
     def __init__(self, box: Box) -> None:
         self._box = box
+        self._planes = VideoReformatter()
         self._reformatter = VideoReformatter()
 
     def rgb(self, frame: av.VideoFrame, sample_aspect: float = 1.0) -> tuple[Pixels, int, int]:
@@ -31,6 +38,9 @@ class Scaler:
         turns = round(frame.rotation / QUARTER_DEGREES) % 4
         box = self._box if turns % 2 == 0 else (self._box[1], self._box[0])
         width, height = fitted_size(frame.width, frame.height, box, sample_aspect)
+        planes = PLANAR_FORMS.get(frame.format.name)
+        if planes is not None and (width, height) != (frame.width, frame.height):
+            frame = self._planes.reformat(frame, width, height, planes, interpolation=Interpolation.AREA, threads=1)
         scaled = self._reformatter.reformat(frame, width, height, "rgb24", interpolation=Interpolation.AREA, threads=1)
         plane = scaled.planes[0]
         row_bytes = width * 3
