@@ -253,7 +253,7 @@ async def test_stopping_fails_what_waits_with_draining(runs: Runs) -> None:
 
 async def test_a_model_that_cannot_load_is_failed_and_says_why(runs: Runs) -> None:
     async with runs(fake(load_error="no such weights"), is_awaited=False) as engine:
-        waiting = asyncio.create_task(engine.ask(question()))
+        waiting = asyncio.create_task(engine.ask(question(waits_for_load=True)))
 
         assert not await engine.wait_ready(60.0)
         with pytest.raises(ModelNotReady, match="no such weights"):
@@ -267,14 +267,43 @@ async def test_a_model_that_cannot_load_is_failed_and_says_why(runs: Runs) -> No
     assert "no such weights" in (info.error or "")
 
 
-async def test_a_question_waits_for_a_model_that_is_loading(runs: Runs) -> None:
+async def test_a_model_that_loads_for_the_first_time_refuses_at_once(runs: Runs) -> None:
+    async with runs(fake(load_ms=60_000.0), fake("ready"), is_awaited=False) as engine:
+        await until(lambda: engine.describe("ready").state is ModelState.READY)
+
+        refusals = []
+        for model in ("", "fake", "fake@1"):
+            with pytest.raises(ModelNotReady, match="still loading") as asked:
+                await engine.ask(question(model=model))
+            with pytest.raises(ModelNotReady, match="still loading") as listened:
+                await anext(engine.stream(question(model=model)))
+            with pytest.raises(ModelNotReady, match="still loading") as reserved:
+                engine.reserve(model, Priority.NORMAL)
+            refusals += [asked.value, listened.value, reserved.value]
+
+        assert all(1.0 <= refusal.retry_after_s <= 30.0 for refusal in refusals)
+        assert (engine.describe().queued, engine.describe().statistics["questions"]["rejected"]) == (0, 6)
+        assert (await engine.ask(question(model="ready"))).predictions
+
+
+async def test_a_question_that_says_so_waits_for_a_model_that_is_loading(runs: Runs) -> None:
     async with runs(fake(load_ms=300.0), is_awaited=False) as engine:
         assert engine.describe().state is ModelState.LOADING
         assert not await engine.wait_ready(0.0)
 
-        output = await engine.ask(question())
+        output = await engine.ask(question(waits_for_load=True))
 
     assert output.predictions
+
+
+async def test_of_versions_that_share_only_those_that_are_loaded_are_asked(runs: Runs) -> None:
+    specs = (fake(share=1.0), fake(version="2", share=1.0, load_ms=60_000.0))
+    async with runs(*specs, is_awaited=False) as engine:
+        await until(lambda: versions_of(engine)["fake@1"] is ModelState.READY)
+
+        assert {(await engine.ask(question())).version for _ in range(4)} == {"1"}
+        with pytest.raises(ModelNotReady):
+            await engine.ask(question(model="fake@2"))
 
 
 async def test_frames_too_large_to_send_are_refused(runs: Runs) -> None:
@@ -516,7 +545,7 @@ async def test_loading_that_is_given_up_leaves_nothing(runs: Runs) -> None:
         for name in ("fake", "new"):
             loading = asyncio.create_task(engine.load_model(fake(name, version="2", load_ms=60_000.0)))
             await until(lambda name=name: f"{name}@2" in versions_of(engine))
-            waiting = asyncio.create_task(engine.ask(question(model=f"{name}@2")))
+            waiting = asyncio.create_task(engine.ask(question(model=f"{name}@2", waits_for_load=True)))
             await asyncio.sleep(0)
             loading.cancel()
             with pytest.raises(asyncio.CancelledError):

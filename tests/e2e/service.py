@@ -65,6 +65,12 @@ class Service:
         """Wait until the model is loaded."""
         self.wait(lambda: self.client.get("/health/ready").status_code == 200)
 
+    def wait_models_ready(self) -> None:
+        """Wait until every model is loaded."""
+        self.wait(
+            lambda: {model["state"] for model in self.client.get("/models").json()["models"].values()} == {"ready"}
+        )
+
     def wait(self, condition: Callable[[], Any], limit_s: float = LIMIT_S) -> Any:
         """Return the first true value of ``condition``."""
         end_s = time.monotonic() + limit_s

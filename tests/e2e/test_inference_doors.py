@@ -145,7 +145,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     models = models_file(folder, tokens=200, token_latency_ms=5, max_batch=8)
     limits = {"STREAM_IDLE_TIMEOUT": "1", "GRPC_PORT": "0", "MAX_CONNECTIONS": "200", "MAX_TOKENS": str(FLOOD_TOKENS)}
     with running(folder, MODELS=models, **limits) as service:
-        service.wait_ready()
+        service.wait_models_ready()
         yield service
 
 
@@ -282,13 +282,43 @@ def test_one_line_is_logged_a_call_with_its_id(service: Service) -> None:
     assert (line["model"], line["tokens"], line["ended"], line["priority"]) == ("gpt2@1", 2, "length", "NORMAL")
 
 
+LOADS_FOR_EVER = {"name": "slow", "model_type": "fake", "options": {"load_ms": 3_600_000}}
+BODIES = {
+    "/infer": {"model": "slow", "prompt": "a story"},
+    "/infer_stream": {"model": "slow", "prompt": "a story"},
+    "/v1/completions": {"model": "slow", "prompt": "a story"},
+    "/v1/chat/completions": {"model": "slow", "messages": [{"role": "user", "content": "a story"}]},
+    "/v2/models/slow/generate": {"text_input": "a story"},
+}
+"""One question a door."""
+
+
+def test_whoever_asks_a_model_that_is_still_loading_is_told_at_once(tmp_path: Path) -> None:
+    (tmp_path / "models.json").write_text(json.dumps({"models": [LOADS_FOR_EVER]}))
+    with running(tmp_path, MODELS=str(tmp_path / "models.json"), REQUEST_TIMEOUT="3600") as service:
+        # Given a model that will not be there within the time that this client has
+        assert service.client.get("/models").json()["models"]["slow"]["state"] in {"loading", "warming"}
+
+        for path, body in BODIES.items():
+            answer = service.client.post(path, json=body)
+
+            # Then each door refuses and says when to come back, and nothing waits
+            assert (answer.status_code, answer.headers["content-type"]) == (503, "application/json"), path
+            assert 1 <= int(answer.headers["retry-after"]) <= 30
+            assert "model slow@1 is still loading" in answer.text
+        assert service.client.get("/status").json()["queues"]["slow@1"] == 0
+
+        # And so does a question with a picture, before that is decoded
+        answer = service.client.post("/infer", json={**BODIES["/infer"], "images": ["no picture"]})
+        assert (answer.status_code, answer.json()["detail"]["code"]) == (503, "model_not_ready")
+
+
 @contextmanager
 def stopping(folder: Path, drain_timeout_s: int) -> Iterator[tuple[Service, socket.socket]]:
     """A server that is told to stop while somebody reads a stream of twenty seconds."""
     models = models_file(folder, tokens=1000, token_latency_ms=20)
     with running(folder, MODELS=models, DRAIN_TIMEOUT=str(drain_timeout_s), GRPC_PORT="0") as service:
-        service.wait_ready()
-        service.wait(lambda: service.client.get("/models").json()["models"]["gpt2"]["state"] == "ready")
+        service.wait_models_ready()
         connection = ask(service, "/infer_stream")
         connection.settimeout(60)
         assert b"200 OK" in connection.recv(65536)

@@ -43,7 +43,7 @@ class Engine(Protocol):
             NotFound: No such model or version.
             QueueFull: As many wait as may, of this priority.
             Draining: The engine is stopping.
-            ModelNotReady: The model has failed and is not being started again now.
+            ModelNotReady: The model loads for the first time, or has failed and is not being started again now.
         """
         ...
 
@@ -56,7 +56,8 @@ class Engine(Protocol):
             NotFound: No such model or version.
             QueueFull: Refused at once, before any work.
             Draining: The engine is stopping.
-            ModelNotReady: The model has failed and is not being started again now.
+            ModelNotReady: The model loads for the first time and the request does not wait for that
+                (``waits_for_load``), or it has failed and is not being started again now.
             DeadlineExceeded: The request's deadline passed.
             ModelError: The model raised, or its process died twice under this request.
         """

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 from freeroam.batching.batcher import Batcher
 from freeroam.batching.policy import MAX_BATCH, BatchRules
@@ -17,6 +18,7 @@ from freeroam.clock import Clock
 from freeroam.engines.alarm import Alarm
 from freeroam.engines.answering import Rehome, give_up, hand_out, second_chances
 from freeroam.engines.dispatch import Dispatch
+from freeroam.engines.first_load import FirstLoad
 from freeroam.engines.health import Health
 from freeroam.engines.places import KeptPlace
 from freeroam.engines.replica_process import Loss, ReplicaProcess
@@ -48,6 +50,7 @@ class ServedModel:
         changed: Set whenever its state may be another.
         wishes: What it would like to be given, no larger batches than may be; until it is known, what the version
             before it liked.
+        first_load: Whether it was there for anybody yet.
         loss: Why a replica was lost, the last time one was; None if none was since all were ready.
     """
 
@@ -67,6 +70,7 @@ class ServedModel:
         self._pumping: asyncio.Handle | None = None
         self._alarm = Alarm(clock, self._pump)
         self._known: ReplicaProcess | None = None
+        self.first_load = FirstLoad(clock)
         self._was_complete = False
         self._health = Health(config.health_interval_s)
         self._rehome: Rehome | None = None
@@ -129,7 +133,7 @@ class ServedModel:
 
         After ``retire``, what is being answered is asked of the version that follows, where nobody has heard any of it.
         """
-        self._ending = error = error or _draining
+        self._ending = error = error or partial(Draining, "the service is stopping")
         self._alarm.cancel()
         if self._pumping is not None:
             self._pumping.cancel()
@@ -155,7 +159,7 @@ class ServedModel:
             has_place: Whether it had a place, here or in a version before this one; then no bound is asked.
         """
         try:
-            self._check_open(has_place=has_place)
+            self._check_open(has_place=has_place, waits_for_load=request.waits_for_load)
             ticket = self._batcher.admit(request, has_place=has_place)
         except FreeroamError:
             self._statistics.count_outcome("rejected")
@@ -207,8 +211,8 @@ class ServedModel:
 
     @property
     def is_open(self) -> bool:
-        """Whether it takes requests: it neither ends nor has it failed for now."""
-        return self._ending is None and self._rehome is None and not self._replicas.is_stopped
+        """Whether it takes requests: it neither ends, nor loads for the first time, nor has it failed for now."""
+        return not (self._ending or self._rehome or self._replicas.is_stopped or self.first_load.refuses)
 
     @property
     def is_retired(self) -> bool:
@@ -241,8 +245,9 @@ class ServedModel:
         return self.loss or self._health.error
 
     def assume(self, before: ServedModel) -> None:
-        """Take the wishes of the version that it follows for its own until it is loaded."""
+        """Take the place of a version that answers no more: its wishes, and its requests, which wait for the load."""
         self.wishes = before.wishes
+        self.first_load.is_waited_for = True
 
     def describe(self) -> ModelInfo:
         """Return what the outside sees of it."""
@@ -273,7 +278,7 @@ class ServedModel:
     def replica_changed(self, replica: ReplicaProcess) -> None:
         """Note that a replica goes on with loading, or is ready."""
         if replica.is_ready:
-            self._known = replica
+            self._known, self.first_load.is_over = replica, True
             self._note_wishes()
             self._replicas.note_ready()
             if self._replicas.is_complete:
@@ -371,13 +376,15 @@ class ServedModel:
     def _name(self) -> str:
         return f"model {self.spec.name}@{self.spec.version}"
 
-    def _check_open(self, *, has_place: bool = False) -> None:
+    def _check_open(self, *, has_place: bool = False, waits_for_load: bool = False) -> None:
         if self._rehome is not None and not has_place:
             raise NotFound(f"{self._name} is being unloaded; leave out the version to ask the one that follows")
         if self._ending is not None:
             raise self._ending()
         if self._replicas.is_stopped:
             raise self._not_ready()
+        if self.first_load.refuses and not waits_for_load:
+            raise self.first_load.refusal(self._name)
 
     def _not_ready(self) -> ModelNotReady:
         return ModelNotReady(f"{self._name} has failed: {self.loss}", retry_after_s=self._replicas.retry_in_s)
@@ -391,7 +398,3 @@ class ServedModel:
     def _tell(self) -> None:
         self._statistics.show(len(self._replicas.ready))
         self.changed.set()
-
-
-def _draining() -> Draining:
-    return Draining("the service is stopping")

@@ -113,6 +113,7 @@ class Asker:
             params=spec.params,
             priority=Priority[spec.priority],
             lane=spec.job_id,
+            waits_for_load=True,
         )
 
     async def _put(self, request: InferenceRequest, question: Question) -> Output:

@@ -105,6 +105,7 @@ class InferenceRequest:
         deadline_monotonic_s: After this the answer is worth nothing; None waits for ever.
         lane: Requests of one lane (a job, a client) share one turn in the queue, so no lane crowds out another.
         wants_pieces: Whether text is wanted as it is spoken.
+        waits_for_load: Whether it waits for a model that loads for the first time, instead of being refused.
     """
 
     request_id: str
@@ -116,6 +117,7 @@ class InferenceRequest:
     deadline_monotonic_s: float | None = None
     lane: str = ""
     wants_pieces: bool = False
+    waits_for_load: bool = False
 
 
 @dataclass(frozen=True, slots=True)
