@@ -87,6 +87,7 @@ class Settings(BaseSettings):
 
     default_fps: float = Field(2.0, gt=0, le=1000, description="Frames a second that are asked about.")
     max_fps: float = Field(30, gt=0, le=1000, description="Greatest fps a job may ask for.")
+    max_waiting_bytes: int = Field(2**26, ge=0, description="Frames of a latest job that wait for its model's swap.")
     max_concurrent_streams: int = Field(10, ge=1, le=100_000, description="Jobs that may run at once.")
     max_prompt_chars: int = Field(32_768, ge=1, description="Longest prompt.")
     max_tokens: int = Field(4096, ge=1, description="Longest spoken answer a caller may ask for.")
@@ -269,6 +270,7 @@ class Settings(BaseSettings):
             retention_s=self.results_retention_hours * 3600.0,
             cleanup_interval_s=self.memory_cleanup_interval,
             lease_timeout_s=self.lease_timeout,
+            max_waiting_bytes=self.max_waiting_bytes,
         )
 
     def model_folders(self) -> tuple[Path, ...]:

@@ -458,6 +458,42 @@ async def test_where_both_do_not_fit_questions_wait_for_the_new_version(runs: Ru
         assert engine.wishes_of("fake").width_px is None
 
 
+@pytest.mark.parametrize("load_error", ["", "no such weights"])
+async def test_it_is_told_while_a_version_has_made_room_for_one_that_is_not_there_yet(
+    runs: Runs, load_error: str
+) -> None:
+    async with runs(fake(), fake("other"), EnsembleSpec("both", members=("fake", "other"))) as engine:
+        spec = fake(version="2", load_ms=300.0, load_error=load_error)
+        assert not engine.awaits_successor()
+
+        swapping = asyncio.create_task(engine.load_model(spec, unload_first=True))
+        await until(lambda: "fake@1" not in versions_of(engine))
+
+        assert engine.awaits_successor()
+        assert engine.awaits_successor("both")
+        assert not engine.awaits_successor("other")
+        with pytest.raises(NotFound):
+            engine.awaits_successor("fake@1")
+        await asyncio.wait([swapping])
+        assert (swapping.exception() is None) is (load_error == "")
+        # Also the version that is brought back is waited for, and only until it is there.
+        await until(lambda: ModelState.READY in versions_of(engine).values() and not engine.awaits_successor())
+        assert (await engine.ask(question())).version == ("1" if load_error else "2")
+
+
+async def test_a_version_that_is_loaded_beside_another_is_waited_for_by_nobody(runs: Runs) -> None:
+    async with runs(fake()) as engine:
+        loading = asyncio.create_task(engine.load_model(fake(version="2", load_ms=60_000.0)))
+        await until(lambda: "fake@2" in versions_of(engine))
+
+        assert not engine.awaits_successor("fake")
+        assert not engine.awaits_successor("fake@2")
+        assert (await engine.ask(question())).version == "1"
+        with pytest.raises(ModelNotReady):
+            await engine.ask(question(model="fake@2"))
+        loading.cancel()
+
+
 async def test_a_previous_version_can_be_kept_and_traffic_be_split(runs: Runs) -> None:
     async with runs(fake()) as engine:
         info = await engine.load_model(fake(version="2"), keep_previous=True)

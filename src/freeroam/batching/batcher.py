@@ -177,11 +177,11 @@ def request_bytes(request: InferenceRequest) -> int:
         TooLarge: They are more than one message to a replica can carry.
         InvalidInput: A frame's pixels do not fill its size.
     """
-    size = sum(frame.width_px * frame.height_px * 3 for frame in request.frames)
+    size = sum(frame.size_bytes for frame in request.frames)
     if size > MAX_REQUEST_BYTES:
         raise TooLarge(f"the frames of the request are {size} bytes; at most {MAX_REQUEST_BYTES} can be sent")
     for frame in request.frames:
-        if memoryview(frame.pixels).nbytes != frame.width_px * frame.height_px * 3:
+        if memoryview(frame.pixels).nbytes != frame.size_bytes:
             raise InvalidInput(f"frame {frame.frame_id} is not {frame.width_px}x{frame.height_px} pixels of RGB")
     return size
 

@@ -154,6 +154,10 @@ class EmbeddedEngine:
         """Return the wishes of the version of ``model`` that would answer now; ``NotFound`` if there is none."""
         return self._registry.resolve(model).wishes
 
+    def awaits_successor(self, model: str | None = None) -> bool:
+        """Tell whether ``model`` waits for a version that another has made room for; ``NotFound`` if there is none."""
+        return self._registry.resolve(model).awaits_load
+
     def list_models(self) -> list[ModelInfo]:
         """Return every version of every model, default first."""
         return [self._registry.describe(model) for model in self._registry]

@@ -83,6 +83,16 @@ class Engine(Protocol):
         """
         ...
 
+    def awaits_successor(self, model: str | None = None) -> bool:
+        """Tell whether the version that answered has made room (``unload_first``) for one that is not there yet.
+
+        Questions wait for it meanwhile. Cheap enough for every question.
+
+        Raises:
+            NotFound: No such model or version.
+        """
+        ...
+
     def list_models(self) -> list[ModelInfo]:
         """Return every version of every model, default first."""
         ...

@@ -51,6 +51,10 @@ class Models(Protocol):
         """Return what a model would like to be given."""
         ...
 
+    def awaits_successor(self, model: str | None = None) -> bool:
+        """Tell whether a model waits for its next version."""
+        ...
+
 
 class Ensemble:
     """Models that answer together.
@@ -90,6 +94,11 @@ class Ensemble:
             max_batch=min(wish.max_batch for wish in wishes),
             streams_text=self.spec.gate is not None and last.streams_text,
         )
+
+    @property
+    def awaits_load(self) -> bool:
+        """Whether a part waits for its next version."""
+        return any(self._models.awaits_successor(part) for part in self.spec.parts)
 
     def describe(self) -> ModelInfo:
         """Return what the outside sees of it; its parts stand in ``info``."""

@@ -31,6 +31,11 @@ class FirstLoad:
         """Whether requests are refused that do not say that they wait."""
         return not self.is_over and not self.is_waited_for
 
+    @property
+    def is_awaited(self) -> bool:
+        """Whether requests wait for it now."""
+        return self.is_waited_for and not self.is_over
+
     def refusal(self, name: str) -> ModelNotReady:
         """Return what is told to those who are refused."""
         so_far_s = self._clock.monotonic_s() - self._began_s

@@ -60,6 +60,7 @@ class ServedModel:
         self.changed = asyncio.Event()
         self.wishes = ModelWishes(max_batch=1)
         self.loss: str | None = None
+        self._name = f"model {spec.name}@{spec.version}"
         self._config = config
         self._clock = clock
         rules = BatchRules(min(MAX_BATCH, spec.max_batch), spec.max_batch_wait_ms / 1000.0, config.max_priority_wait_s)
@@ -135,8 +136,6 @@ class ServedModel:
         """
         self._ending = error = error or partial(Draining, "the service is stopping")
         self._alarm.cancel()
-        if self._pumping is not None:
-            self._pumping.cancel()
         self._batcher.fail_all(error)
         give_up(self._replicas.members, self._rehome, error)
         self._look_if_done()
@@ -213,6 +212,11 @@ class ServedModel:
     def is_open(self) -> bool:
         """Whether it takes requests: it neither ends, nor loads for the first time, nor has it failed for now."""
         return not (self._ending or self._rehome or self._replicas.is_stopped or self.first_load.refuses)
+
+    @property
+    def awaits_load(self) -> bool:
+        """Whether requests wait until it is there for the first time."""
+        return self.first_load.is_awaited
 
     @property
     def is_retired(self) -> bool:
@@ -371,10 +375,6 @@ class ServedModel:
     def is_done(self) -> bool:
         """Whether all that it has begun or kept is answered."""
         return not len(self._batcher) and not self._batcher.reserved and self._replicas.is_idle
-
-    @property
-    def _name(self) -> str:
-        return f"model {self.spec.name}@{self.spec.version}"
 
     def _check_open(self, *, has_place: bool = False, waits_for_load: bool = False) -> None:
         if self._rehome is not None and not has_place:

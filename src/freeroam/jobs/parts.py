@@ -31,6 +31,7 @@ class JobConfig:
         max_batch_size: Frames a question for a model that does not say.
         in_flight_latest: Questions of a ``latest`` job with the model: one in a call, one waiting beside it.
         in_flight_block: The same of a ``block`` job, at most.
+        max_waiting_bytes: What the frames of a ``latest`` job may take that wait while its model is exchanged.
         retention_s: How long results and jobs that are over are kept.
         cleanup_interval_s: Between two clearings.
         lease_timeout_s: How long a lease holds without renewal.
@@ -43,6 +44,7 @@ class JobConfig:
     max_batch_size: int = 8
     in_flight_latest: int = 2
     in_flight_block: int = 16
+    max_waiting_bytes: int = 64 * 1024 * 1024
     retention_s: float = 168 * 3600.0
     cleanup_interval_s: float = 300.0
     lease_timeout_s: float = 10.0

@@ -55,7 +55,7 @@ class QuestionLine:
     """Questions between their clip and their committed result.
 
     A question holds its place until its result is stored, so neither a slow model nor a slow database lets the line
-    grow.
+    grow. What waits for a place waits here, so that no job fills the model's queue with it.
 
     Args:
         ask: Puts one question; called in a task of its own.
@@ -73,7 +73,7 @@ class QuestionLine:
         self._tasks = tasks
         self._drop = drop
         self._line: deque[asyncio.Task[Answer]] = deque()
-        self._waiting: Question | None = None
+        self._waiting: deque[Question] = deque()
         self._changed = asyncio.Event()
         self._is_closed = False
         self._frames_started = 0
@@ -81,38 +81,39 @@ class QuestionLine:
 
     @property
     def frames_asked(self) -> int:
-        """How many frames were asked about, those of the question that waits included."""
-        waiting = self._waiting.clip.frames if self._waiting is not None else ()
-        return self._frames_started + len(waiting)
+        """How many frames were asked about, those of questions that wait included."""
+        return self._frames_started + sum(len(question.clip.frames) for question in self._waiting)
 
-    async def put(self, question: Question, *, limit: int, waits: bool) -> None:
+    async def put(self, question: Question, *, limit: int, waits: bool, room_bytes: int = 0) -> None:
         """Ask as soon as fewer than ``limit`` questions are in flight.
 
         Args:
             question: What is asked.
             limit: Questions in flight at most.
-            waits: True waits for a place. False returns at once: the question waits in place of an older one, which
-                is counted as ``superseded``.
+            waits: True waits for a place. False returns at once: the question waits in place of older ones, which are
+                counted as ``superseded``.
+            room_bytes: Older ones go on waiting as long as their pixels take no more than this.
         """
-        while waits and len(self._line) >= limit:
+        while waits and (self._waiting or len(self._line) >= limit):
             self._changed.clear()
             await self._changed.wait()
-        if len(self._line) < limit:
+        if not self._waiting and len(self._line) < limit:
             self._start(question)
             return
-        if self._waiting is not None:
-            self._drop(SUPERSEDED, len(self._waiting.clip.frames))
-        self._waiting = question
+        older_bytes = sum(waiting.clip.size_bytes for waiting in self._waiting)
+        while older_bytes > room_bytes:
+            older_bytes -= self._waiting[0].clip.size_bytes
+            self._supersede_oldest()
+        self._waiting.append(question)
 
     def close(self, *, asks_waiting: bool) -> None:
         """Take no more questions; ``answers`` ends with the last one.
 
         Args:
-            asks_waiting: Whether a question that waits is still asked, or counted as ``superseded``.
+            asks_waiting: Whether questions that wait are still asked, or counted as ``superseded``.
         """
-        if self._waiting is not None and not asks_waiting:
-            self._drop(SUPERSEDED, len(self._waiting.clip.frames))
-            self._waiting = None
+        while self._waiting and not asks_waiting:
+            self._supersede_oldest()
         self._is_closed = True
         self._changed.set()
 
@@ -122,15 +123,17 @@ class QuestionLine:
             if self._line:
                 yield await self._line[0]
                 self._line.popleft()
-                if self._waiting is not None:
-                    waiting, self._waiting = self._waiting, None
-                    self._start(waiting)
+                if self._waiting:
+                    self._start(self._waiting.popleft())
                 self._changed.set()
             elif self._is_closed:
                 return
             else:
                 self._changed.clear()
                 await self._changed.wait()
+
+    def _supersede_oldest(self) -> None:
+        self._drop(SUPERSEDED, len(self._waiting.popleft().clip.frames))
 
     def _start(self, question: Question) -> None:
         self._line.append(self._tasks.create_task(self._ask(question)))

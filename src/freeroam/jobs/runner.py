@@ -14,6 +14,7 @@ from freeroam.jobs.asking import Asker
 from freeroam.jobs.control import Control, Outcome
 from freeroam.jobs.framing import question_of, request_of
 from freeroam.jobs.parts import JobConfig, JobParts, Subscription
+from freeroam.jobs.patience import Patience
 from freeroam.jobs.questions import QuestionLine
 from freeroam.jobs.report import Report
 from freeroam.sampling.interval import IntervalSampler
@@ -48,6 +49,7 @@ class Runner:
         self.asker = Asker(self, parts.engine, parts.library, parts.hub, parts.clock)
         self.failure: FreeroamError | None = None
         self._stored, self._parts, self._config = stored, parts, config
+        self._patience = Patience(parts.engine, parts.clock, config.max_waiting_bytes)
         self._control = Control(paused=self.spec.paused)
         self._sampler = IntervalSampler(self.spec.fps)
         self._window = Window(1)
@@ -120,7 +122,10 @@ class Runner:
             await self._ask_about(clip)
 
     async def _ask_about(self, clip: Clip | None) -> None:
-        """Put a question; returns when there is a place for it (``block``), or at once (``latest``)."""
+        """Put a question; returns when there is a place for it (``block``), or at once (``latest``).
+
+        While the model is exchanged, questions of a ``latest`` job wait in line too, as far as there is room.
+        """
         if clip is None:
             return
         self._clips += 1
@@ -129,7 +134,8 @@ class Runner:
         is_named = self._parts.can_go_back(self.spec.stream_ref) or (facts is not None and not facts.is_live)
         question = question_of(clip, self.spec, f"{self._stored.epoch}.{self._clips}", is_named=is_named)
         limit = self._config.in_flight(self.model.wishes.max_batch, waits=self.waits)
-        await self._line.put(question, limit=limit, waits=self.waits)
+        room_bytes = self._patience.room_bytes(self.spec.model)
+        await self._line.put(question, limit=limit, waits=self.waits, room_bytes=room_bytes)
         self._cursor = question.cursor
 
     async def _store_answers(self) -> None:

@@ -55,6 +55,11 @@ class Frame:
     source_height_px: int
     decode_ms: float = 0.0
 
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of its pixels."""
+        return self.width_px * self.height_px * 3
+
     def array(self) -> NDArray[np.uint8]:
         """Return the picture as a read-only uint8 array ``[height, width, 3]``, RGB, without a copy."""
         import numpy as np
@@ -73,3 +78,8 @@ class Clip:
     def frame_ids(self) -> list[str]:
         """Names of the frames, oldest first."""
         return [frame.frame_id for frame in self.frames]
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the pixels of all frames."""
+        return sum(frame.size_bytes for frame in self.frames)

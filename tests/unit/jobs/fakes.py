@@ -47,6 +47,7 @@ class FakeEngine:
         self.state = ModelState.READY
         self.wishes = ModelWishes(window=1, max_batch=4)
         self.holds = False
+        self.is_exchanged = False
         self.asked: list[InferenceRequest] = []
         self.held: list[tuple[InferenceRequest, asyncio.Future[Output]]] = []
         self.failures: list[Exception] = []
@@ -113,6 +114,10 @@ class FakeEngine:
 
     def wishes_of(self, model: str | None = None) -> ModelWishes:
         return self.describe(model).wishes
+
+    def awaits_successor(self, model: str | None = None) -> bool:
+        self.describe(model)
+        return self.is_exchanged
 
     def list_models(self) -> list[ModelInfo]:
         return [self.describe()]

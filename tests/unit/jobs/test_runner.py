@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import pytest
 
+from freeroam.clock import SystemClock
+from freeroam.jobs.parts import JobConfig
 from freeroam.results.listener import Listener
 from freeroam.vocabulary.errors import ModelError, QueueFull, SourceError, SourceErrorCode
 from freeroam.vocabulary.job import JobPatch, JobStatus, Policy, StartRequest
@@ -95,6 +98,78 @@ async def test_latest_keeps_two_questions_in_flight_and_the_newest_frame_waiting
     await until(lambda: has_results(place, job_id, 3))
     results = await results_of(place, job_id)
     assert [result.metadata.frame_ids for result in results] == [["0"], ["500"], ["2500"]]
+
+
+async def test_a_jobs_question_waits_for_a_model_that_loads_for_the_first_time(place: Workplace) -> None:
+    place.sources.of("live").put(frame(0))
+
+    job_id = await start(place)
+    await until(lambda: has_results(place, job_id, 1))
+
+    assert [request.waits_for_load for request in place.engine.asked] == [True]
+
+
+async def test_frames_wait_in_line_while_a_model_makes_room_for_its_next_version(place: Workplace) -> None:
+    # Given a live stream whose model is being exchanged
+    place.engine.holds = place.engine.is_exchanged = True
+    source = place.sources.of("live")
+    source.put(*(frame(number) for number in range(20)))
+
+    job_id = await start(place)
+    await until(lambda: source.taken == 20)
+    await until(lambda: len(place.engine.held) == 2)
+
+    # When the next version is there and answers
+    place.engine.is_exchanged = False
+    place.engine.holds = False
+    while place.engine.held:
+        place.engine.release()
+    await until(lambda: has_results(place, job_id, 20))
+
+    # Then every frame has one answer, in order
+    results = await results_of(place, job_id)
+    assert [result.metadata.frame_ids for result in results] == [[f"{n * 500}"] for n in range(20)]
+    assert (await place.desk.status(job_id)).frames_dropped == {}
+
+
+async def test_no_more_frames_wait_than_there_is_room_for(tmp_path: Path) -> None:
+    room_bytes = 5 * frame(0).size_bytes
+    place = await Workplace(tmp_path, SystemClock(), JobConfig(max_waiting_bytes=room_bytes)).open()
+    place.engine.holds = place.engine.is_exchanged = True
+    source = place.sources.of("live")
+    source.put(*(frame(number) for number in range(20)))
+
+    job_id = await start(place)
+    await until(lambda: source.taken == 20)
+    await until(lambda: len(place.engine.held) == 2)
+    place.engine.holds = False
+    while place.engine.held:
+        place.engine.release()
+    await until(lambda: has_results(place, job_id, 8))
+
+    # Two were asked, the newest and five before it waited, the others are counted
+    results = await results_of(place, job_id)
+    asked = [0, 1, 14, 15, 16, 17, 18, 19]
+    assert [result.metadata.frame_ids for result in results] == [[f"{n * 500}"] for n in asked]
+    assert (await place.desk.status(job_id)).frames_dropped == {"superseded": 12}
+    await place.close()
+
+
+async def test_a_job_that_ends_while_its_model_is_exchanged_has_all_that_waited_answered(place: Workplace) -> None:
+    place.engine.holds = place.engine.is_exchanged = True
+    source = place.sources.of("live")
+    source.put(*(frame(number) for number in range(9)))
+    source.end()
+
+    job_id = await start(place)
+    await until(lambda: source.taken == 9 and len(place.engine.held) == 2)
+    place.engine.holds = False
+    while place.engine.held:
+        place.engine.release()
+    await until(lambda: is_over(place, job_id))
+
+    job = await place.desk.status(job_id)
+    assert (job.results_count, job.frames_dropped) == (9, {})
 
 
 async def test_block_waits_and_loses_nothing(place: Workplace) -> None:
