@@ -90,15 +90,13 @@ class Settings(BaseSettings):
     max_waiting_bytes: int = Field(2**26, ge=0, description="Frames of a latest job that wait for its model's swap.")
     max_concurrent_streams: int = Field(10, ge=1, le=100_000, description="Jobs that may run at once.")
     max_prompt_chars: int = Field(32_768, ge=1, description="Longest prompt.")
-    max_tokens: int = Field(4096, ge=1, description="Longest spoken answer a caller may ask for.")
+    max_tokens: int = Field(4096, ge=1, description="Longest spoken answer, whoever asks and whatever model speaks.")
 
     max_connections: int = Field(256, ge=1, description="Requests, streams and sockets open at once.")
     max_body_bytes: int = Field(32 * 2**20, ge=1024, description="Greatest request body.")
     max_images: int = Field(16, ge=1, le=256, description="Pictures that one question of a client may bring.")
     max_pixels: int = Field(50_000_000, ge=256, description="Greatest picture, width times height.")
-    max_picture_bytes: int = Field(
-        2**30, ge=2**20, description="Decoded pictures of all questions of clients that are open."
-    )
+    max_picture_bytes: int = Field(2**30, ge=2**20, description="Decoded pictures of all open questions of clients.")
     request_timeout: Seconds = Field(30, description="Seconds until an answer must have begun.")
     stream_idle_timeout: Seconds = Field(60, description="Seconds a reader may drain nothing; a quiet stream is fine.")
     drain_timeout: Seconds = Field(30, description="Seconds a graceful stop may take.")
@@ -308,6 +306,7 @@ class Settings(BaseSettings):
             max_queue=self.max_queue,
             max_priority_wait_s=self.max_priority_wait,
             load_timeout_s=self.model_load_timeout,
+            max_tokens=self.max_tokens,
             inference_timeout_s=self.inference_timeout,
             health_interval_s=self.model_health_interval,
         )

@@ -68,6 +68,14 @@ def test_a_wrong_value_is_explained(monkeypatch: pytest.MonkeyPatch, name: str, 
         assert word in raised.value.message
 
 
+def test_the_greatest_length_holds_for_callers_jobs_and_every_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MAX_TOKENS", "7")
+    settings = load_settings()
+
+    bounds = [config.max_tokens for config in (settings.api_config(), settings.job_config(), settings.engine_config())]
+    assert bounds == [7, 7, 7]
+
+
 def test_every_wrong_value_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     # Given two wrong values, then both are named
     monkeypatch.setenv("PORT", "abc")

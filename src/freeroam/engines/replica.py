@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 
 from freeroam.models.answers import normalised, plain
-from freeroam.models.base import BaseVLM, Question, Said, Speaker
+from freeroam.models.base import MAX_TOKENS, BaseVLM, Question, Said, Speaker
 from freeroam.models.loading import load_model
 from freeroam.processes.lifeline import connect
 from freeroam.processes.memory import keep_large_blocks_apart
@@ -102,6 +102,7 @@ class Replica:
         asyncio.set_event_loop(self._loop)
         self._model: BaseVLM | None = None
         self._wishes = ModelWishes()
+        self._max_tokens = MAX_TOKENS
         self._calls: deque[_Call] = deque()
         self._checks: list[int] = []
         self._speeches: dict[int, _Speech] = {}
@@ -136,6 +137,7 @@ class Replica:
     def _load(self, order: Message) -> None:
         _offer_to_be_ended(_LOADING_SCORE)
         self._wire.send({"kind": "state", "state": "loading"})
+        self._max_tokens = order["max_tokens"]
         self._model = load_model(order["model_type"], order["options"])
         self._loop.run_until_complete(self._model.initialize(order["model_path"], order["device"]))
         wishes = self._model.get_wishes()
@@ -169,7 +171,7 @@ class Replica:
 
     def _take(self, message: Message) -> None:
         if message["kind"] == "call":
-            self._calls.append(_read_call(message, self._rings))
+            self._calls.append(_read_call(message, self._rings, self._max_tokens))
         elif message["kind"] == "ring":
             self._rings.attach(message["ring"], self._wire.take_descriptor())
         elif message["kind"] == "check":
@@ -230,14 +232,18 @@ class Replica:
             speech = self._speeches.get(said.key)
             if speech is None:
                 continue
-            call = speech.call
-            if said.texts:
-                speech.texts.extend(said.texts)
+            call, texts, answer = speech.call, said.texts, said.answer
+            room = call.questions[speech.place].most_tokens() - len(speech.texts)
+            if answer is None and len(texts) > room:
+                speaker.leave(said.key)
+                texts, answer = texts[:room], {"finish_reason": "length"}
+            if texts:
+                speech.texts.extend(texts)
                 if call.wants_pieces[speech.place]:
-                    step.pieces += (call.number, speech.place, said.texts)
-            if said.answer is not None:
+                    step.pieces += (call.number, speech.place, texts)
+            if answer is not None:
                 del self._speeches[said.key]
-                step.answers.append(_spoken(speech, said.answer))
+                step.answers.append(_spoken(speech, answer))
         if step.pieces or step.answers:
             self._send(step)
         elif step.begun or step.started_s - self._heard_of_s > _SIGN_OF_LIFE_S:
@@ -305,7 +311,7 @@ class Replica:
             self._wire.send(message)
 
 
-def _read_call(message: Message, rings: RingReader) -> _Call:
+def _read_call(message: Message, rings: RingReader, max_tokens: int) -> _Call:
     blobs, places = iter(message.get(BLOBS, ())), iter(message["places"])
     questions = []
     for question in message["questions"]:
@@ -314,7 +320,7 @@ def _read_call(message: Message, rings: RingReader) -> _Call:
             for height_px, width_px in question["frames"]
         )
         params = InferenceParams(**question["params"]) if question["params"] else _DEFAULT_PARAMS
-        questions.append(Question(frames, question["prompt"], params))
+        questions.append(Question(frames, question["prompt"], params, max_tokens))
     return _Call(message["id"], questions, [bool(question["pieces"]) for question in message["questions"]])
 
 

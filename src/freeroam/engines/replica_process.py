@@ -14,6 +14,7 @@ from freeroam.batching.ticket import Ticket
 from freeroam.clock import Clock
 from freeroam.engines.calls import CallBook
 from freeroam.engines.specs import ModelSpec
+from freeroam.models.base import MAX_TOKENS
 from freeroam.observability.logs import get_logger
 from freeroam.processes.child import ChildProcess, thread_environment
 from freeroam.processes.ring import place_of
@@ -66,9 +67,12 @@ class ReplicaProcess:
         number: For its name in the log.
         owner: Who is told.
         clock: Where time comes from.
+        max_tokens: Most tokens of any answer.
     """
 
-    def __init__(self, spec: ModelSpec, number: int, owner: ReplicaOwner, clock: Clock) -> None:
+    def __init__(
+        self, spec: ModelSpec, number: int, owner: ReplicaOwner, clock: Clock, *, max_tokens: int = MAX_TOKENS
+    ) -> None:
         self.name = f"{spec.name}@{spec.version}/{number}"
         self.state = ModelState.LOADING
         self.info: dict[str, Any] = {}
@@ -82,6 +86,7 @@ class ReplicaProcess:
         self.spec = spec
         self._owner = owner
         self._clock = clock
+        self._max_tokens = max_tokens
         self._checks: dict[int, asyncio.Future[str | None]] = {}
         self._check_numbers = itertools.count(1)
         self._child: ChildProcess | None = None
@@ -226,6 +231,7 @@ class ReplicaProcess:
                 "device": self.spec.device,
                 # Its own wish bounds it; the operator's bound may change and is kept by whoever sends.
                 "max_batch": MAX_BATCH,
+                "max_tokens": self._max_tokens,
                 "warms_up": self.spec.warmup,
                 "options": {**self.spec.options, "threads": self.spec.threads},
             }

@@ -82,7 +82,8 @@ class ReplicaSet:
             return
         wanted = min(self.wanted, len(self.ready) + 1) if self._breaker.is_open else self.wanted
         while len(self.members) < wanted:
-            self.members.append(ReplicaProcess(self._spec, next(self._numbers), self._owner, self._clock))
+            number, most = next(self._numbers), self._config.max_tokens
+            self.members.append(ReplicaProcess(self._spec, number, self._owner, self._clock, max_tokens=most))
 
     def note_change(self) -> None:
         """Take in that one is in another state."""

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from freeroam.models.base import MAX_TOKENS
+
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
@@ -94,6 +96,7 @@ class EngineConfig:
         max_queue: Requests that may wait for a model.
         max_priority_wait_s: After this a request is no longer held back by higher priorities.
         load_timeout_s: From the start of a replica to its being ready.
+        max_tokens: Most tokens of any answer.
         inference_timeout_s: Silence of a replica that has work; then it is killed and replaced.
         max_deaths: Deaths in a row, none with an answered batch since the one before, that stop a model.
         death_window_s: Deaths further apart than this are no row.
@@ -108,6 +111,7 @@ class EngineConfig:
     max_queue: int = 1024
     max_priority_wait_s: float = 5.0
     load_timeout_s: float = 600.0
+    max_tokens: int = MAX_TOKENS
     inference_timeout_s: float = 60.0
     max_deaths: int = 3
     death_window_s: float = 300.0

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+MAX_TOKENS = 4096
+"""Most tokens of an answer unless the operator says otherwise."""
+
 
 class BaseVLM(ABC):
     """A vision-language model or detector, as a user writes one.
@@ -71,7 +74,8 @@ class BaseVLM(ABC):
     def speak(self, question: Question) -> Iterator[str]:  # noqa: ARG002 - named for those who override it
         """Yield the answer's text piece by piece; called only if ``get_wishes().streams_text``.
 
-        The generator's return value may be a dictionary like that of ``predict``.
+        The generator's return value may be a dictionary like that of ``predict``. One that goes on past
+        ``question.most_tokens()`` pieces is closed, and its answer ends with ``length``.
         """
         raise TypeError(f"{type(self).__name__} says that it streams text but has no speak()")
 
@@ -100,11 +104,21 @@ class Question:
         frames: uint8 arrays ``[h, w, 3]``, RGB, oldest first, read-only; may be empty.
         prompt: The question's text.
         params: What the caller tuned.
+        ceiling: Most tokens that any answer may have, whatever the caller or the model says (``MAX_TOKENS``).
     """
 
     frames: tuple[NDArray[np.uint8], ...]
     prompt: str
     params: InferenceParams
+    ceiling: int = MAX_TOKENS
+
+    def most_tokens(self, own: int | None = None) -> int:
+        """Return how many tokens the answer may have; an answer that is cut there ends with ``length``.
+
+        Args:
+            own: The model's own bound of a question that says none; None if it has none.
+        """
+        return min(self.params.max_tokens or own or self.ceiling, self.ceiling)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +140,8 @@ class Said:
 class Speaker(ABC):
     """Speaks several answers at once; questions join and leave between two steps, and none waits for the longest.
 
-    Called by one thread. The caller keeps to ``get_wishes().max_batch`` answers.
+    Called by one thread. The caller keeps to ``get_wishes().max_batch`` answers, and drops one that goes on past its
+    question's ``most_tokens()``.
     """
 
     @abstractmethod

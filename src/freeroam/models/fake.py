@@ -98,7 +98,7 @@ class FakeModel(BaseVLM):
     def speak(self, question: Question) -> Generator[str, None, dict[str, Any]]:
         """Speak the chosen number of words, one a step."""
         answer = self._answer(len(question.frames), None, question.prompt)
-        count = min(self._tokens, question.params.max_tokens or self._tokens)
+        count = min(self._tokens, question.most_tokens())
         for index in range(count):
             yield f"word{index} "
             if f"crash at {index}" in question.prompt:

@@ -130,7 +130,7 @@ class StepLoop(Speaker):
             prompt,
             SpokenText(self._tokenizer, params.stop or (), goes_on=prompt.goes_on),
             Taste.of(params, manner.repetition_penalty, prompt.tokens),
-            min(params.max_tokens or manner.max_tokens, manner.context - length),
+            min(question.most_tokens(manner.max_tokens), manner.context - length),
             ways,
         )
 

@@ -15,7 +15,7 @@ from freeroam.models.base import Question
 from freeroam.models.openai_answer import Reply
 from freeroam.models.openai_connection import Connection
 from freeroam.models.openai_failures import UpstreamCode, UpstreamError
-from freeroam.models.openai_question import Dialect, body_of, data_urls
+from freeroam.models.openai_question import LENGTH_FIELDS, Dialect, body_of, data_urls, is_length_refused
 from freeroam.models.vlm_boxes import View, read_boxes
 
 FIRST_PAUSE_S = 0.25
@@ -49,7 +49,7 @@ class Asker:
         patience: How long is waited.
         detail: Of pictures; empty says nothing.
         box_scale: What the numbers of a box mean in the model's text, see ``vlm_boxes.View``.
-        extra: Further fields of every question.
+        extra: Further fields of every question; a greatest length among them holds for every answer.
     """
 
     def __init__(
@@ -69,7 +69,8 @@ class Asker:
         self._patience = patience
         self._detail = detail
         self._box_scale = box_scale
-        self._extra = dict(extra or {})
+        self._extra = {name: value for name, value in (extra or {}).items() if name not in LENGTH_FIELDS}
+        self._max_tokens = min((extra[name] for name in LENGTH_FIELDS if extra and name in extra), default=None)
         self.heard_s = 0.0
         """When the server last said something, monotonic."""
 
@@ -99,9 +100,10 @@ class Asker:
     async def _ask(self, question: Question, pictures: list[str], say: Callable[[str], None]) -> dict[str, Any]:
         tries = itertools.count(1)
         attempt = next(tries)
+        most: int | None = min(question.most_tokens(), self._max_tokens or question.ceiling)
         while True:
             wording = self._dialect.wording
-            body = body_of(self._model, question, pictures, wording, self._detail) | self._extra
+            body = body_of(self._model, question, pictures, wording, self._detail, most) | self._extra
             reply = Reply(question.params, self._connection.address)
             is_said = False
 
@@ -116,6 +118,10 @@ class Asker:
                 if is_said:
                     raise
                 if self._dialect.learn(failure, wording, body):
+                    continue
+                if most == question.ceiling and question.params.max_tokens is None and is_length_refused(failure):
+                    # Nobody asked for as much, and a server that has no room for it gives a shorter answer anyway.
+                    most = None
                     continue
                 pause_s = self._pause_s(failure, attempt)
                 if pause_s is None:

@@ -37,6 +37,8 @@ class ChoiceForm(StrEnum):
 
 
 _NEXT_FORM = dict(zip(ChoiceForm, list(ChoiceForm)[1:], strict=False))
+LENGTH_FIELDS = ("max_tokens", "max_completion_tokens")
+_LENGTH_WORDS = (*LENGTH_FIELDS, "context length", "context window", "context size")
 _FORM_WORDS = ("response_format", "json_schema", "json_object", "schema", "grammar", "structured")
 
 
@@ -96,7 +98,20 @@ class Dialect:
         return True
 
 
-def body_of(model: str, question: Question, pictures: Sequence[str], wording: Wording, detail: str) -> dict[str, Any]:
+def is_length_refused(failure: UpstreamError) -> bool:
+    """Return whether a server refused a question because its answer could be longer than the server can have it."""
+    is_refused = failure.upstream_code is UpstreamCode.REJECTED
+    return is_refused and any(word in failure.said.lower() for word in _LENGTH_WORDS)
+
+
+def body_of(
+    model: str,
+    question: Question,
+    pictures: Sequence[str],
+    wording: Wording,
+    detail: str,
+    most_tokens: int | None,
+) -> dict[str, Any]:
     """Return the body of ``POST /chat/completions``.
 
     Args:
@@ -105,6 +120,7 @@ def body_of(model: str, question: Question, pictures: Sequence[str], wording: Wo
         pictures: Data URLs, oldest first.
         wording: Words that servers differ in.
         detail: ``low``, ``high`` or ``auto`` for pictures; empty says nothing.
+        most_tokens: Greatest length of the answer; None says nothing.
 
     Raises:
         InvalidInput: There are pictures or choices, and no message of the user.
@@ -113,8 +129,8 @@ def body_of(model: str, question: Question, pictures: Sequence[str], wording: Wo
     body: dict[str, Any] = {"model": model, "messages": _messages(question, pictures, detail), "stream": True}
     if wording.asks_usage:
         body["stream_options"] = {"include_usage": True}
-    if params.max_tokens is not None:
-        body[wording.length_field] = params.max_tokens
+    if most_tokens is not None:
+        body[wording.length_field] = most_tokens
     for name in ("temperature", "top_p", "seed"):
         value = getattr(params, name)
         if value is not None:

@@ -15,7 +15,7 @@ from freeroam.models.openai_address import read_address, read_key
 from freeroam.models.openai_asking import Asker, Patience
 from freeroam.models.openai_connection import Connection
 from freeroam.models.openai_failures import UpstreamError
-from freeroam.models.openai_question import ChoiceForm, Dialect, Wording
+from freeroam.models.openai_question import LENGTH_FIELDS, ChoiceForm, Dialect, Wording
 from freeroam.models.openai_speaker import RemoteSpeaker
 from freeroam.vocabulary.errors import ConfigurationError
 from freeroam.vocabulary.inference import InferenceParams
@@ -91,6 +91,8 @@ class OpenAIServer(BaseVLM):
             raise ConfigurationError(f"detail is {detail}: expected low, high or auto")
         if extra is not None and not isinstance(extra, dict):
             raise ConfigurationError(f"extra is {type(extra).__name__}: expected names and values")
+        for name in LENGTH_FIELDS:
+            _check(f"extra: {name}", (extra or {}).get(name, 1), 1, 2**31)
         if not all(isinstance(text, str) for text in (url, model, api_key, api_key_env, api_key_file, ca_file)):
             raise ConfigurationError("url, model, api_key, api_key_env, api_key_file and ca_file must be texts")
         if box_scale not in {"pixels", "thousand", "one"}:

@@ -117,7 +117,7 @@ class VlmSpeaker(Speaker):
             prompt,
             SpokenText(self._tokenizer, params.stop or ()),
             Taste.of(params, self._repetition_penalty, asked),
-            min(params.max_tokens or self._max_tokens, room),
+            min(question.most_tokens(self._max_tokens), room),
             ways,
         )
         self._waiting.append(answer)

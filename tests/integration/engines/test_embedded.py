@@ -17,7 +17,7 @@ import pytest
 from freeroam.engines.embedded import EmbeddedEngine, ModelSpec
 from freeroam.processes.ring import PAGE_BYTES, FrameRing, RingWriter
 from freeroam.vocabulary.errors import ConfigurationError, ModelError, ModelNotReady
-from freeroam.vocabulary.inference import InferenceParams, Output, Piece
+from freeroam.vocabulary.inference import FinishReason, InferenceParams, Output, Piece
 from freeroam.vocabulary.model import ModelState
 from tests.engines import fake, frame_of, question, running
 from tests.waiting import until
@@ -245,6 +245,23 @@ async def test_no_field_of_an_answer_harms_the_engine(name: str) -> None:
     assert output.predictions[0].model_dump()[name] == 15
     assert output.finish_reason == "stop"
     assert output.prompt_tokens == 0
+
+
+@pytest.mark.parametrize(("asked_for", "most"), [(None, 5), (3, 3), (50, 5)])
+@pytest.mark.parametrize("is_streamed", [True, False])
+async def test_a_model_that_speaks_without_end_is_closed_at_the_greatest_length(
+    asked_for: int | None, most: int, is_streamed: bool
+) -> None:
+    endless = question("go", params=InferenceParams(max_tokens=asked_for))
+    async with running(ModelSpec("m", model_type=f"{HERE}.user_models:Endless"), max_tokens=5) as engine:
+        items = [item async for item in engine.stream(endless)] if is_streamed else [await engine.ask(endless)]
+        counted = await engine.ask(question("how many were closed"))
+
+    output = items[-1]
+    said = "".join(f"{number} " for number in range(most))
+    assert (output.text, output.completion_tokens, output.finish_reason) == (said, most, FinishReason.LENGTH)
+    assert "".join(item.text for item in items[:-1]) == (said if is_streamed else "")
+    assert counted.extra["closed"] == 1
 
 
 async def test_the_example_of_the_seeds_runs_unmodified() -> None:

@@ -231,3 +231,21 @@ class Numbering(Lone):
 
     def move_on(self, key: int) -> Said:
         return Said(key, (1,)) if self.steps == 1 else Said(key, (), {})  # type: ignore[arg-type]
+
+
+class Endless(Awaiting):
+    """Speaks without end, whatever it is asked; says through ``closed`` in its next answer that it was stopped."""
+
+    closed = 0
+
+    def get_wishes(self) -> Any:
+        return super().get_wishes().model_copy(update={"max_batch": 8, "window": 1, "streams_text": True})
+
+    def speak(self, question: Question) -> Iterator[str]:
+        if question.prompt == "how many were closed":
+            return {"closed": self.closed}
+        try:
+            for number in itertools.count():
+                yield f"{number} "
+        finally:
+            self.closed += 1

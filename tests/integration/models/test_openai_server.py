@@ -453,6 +453,56 @@ async def test_a_stop_text_that_the_server_ignores_ends_the_answer_and_the_call(
     assert (output.text, output.finish_reason) == ("one", FinishReason.STOP)
 
 
+@pytest.mark.parametrize(
+    ("asked_for", "extra", "sent"),
+    [
+        ({}, {}, 9),
+        ({"max_tokens": 5}, {}, 5),
+        ({"max_tokens": 20}, {}, 9),
+        ({}, {"max_completion_tokens": 7}, 7),
+        ({"max_tokens": 8}, {"max_tokens": 7}, 7),
+        ({}, {"max_tokens": 20}, 9),
+    ],
+)
+async def test_a_greatest_length_is_always_sent(asked_for: dict[str, int], extra: dict[str, int], sent: int) -> None:
+    server = HostileServer(say_hello)
+    async with server.serving(), running(spec(server.url, extra=extra), max_tokens=9) as engine:
+        await engine.ask(text_question(**asked_for))
+
+    lengths = {name: value for name, value in server.calls[0].body.items() if name.startswith("max_")}
+    assert lengths == {"max_tokens": sent}
+
+
+async def test_a_server_that_has_no_room_for_the_ceiling_is_asked_without_it() -> None:
+    too_large = "max_tokens is too large: 9. This model's maximum context length is 8 tokens"
+    server = HostileServer(refusing(400, too_large), say_hello, refusing(400, too_large))
+    async with server.serving(), running(spec(server.url), max_tokens=9) as engine:
+        output = await engine.ask(text_question())
+        with pytest.raises(ModelError, match="too large"):
+            await engine.ask(text_question(max_tokens=9))
+
+    assert output.text == "Hello"
+    assert [call.body.get("max_tokens") for call in server.calls] == [9, None, 9]
+
+
+async def test_a_server_that_heeds_no_length_is_left_at_it() -> None:
+    gone = asyncio.Event()
+
+    async def never_end(call: Call) -> None:
+        await call.head()
+        for _ in range(20):
+            await call.chunk("x")
+        await call.until_gone()
+        gone.set()
+
+    server = HostileServer(never_end)
+    async with server.serving(), running(spec(server.url), max_tokens=9) as engine:
+        output = await engine.ask(text_question())
+        await asyncio.wait_for(gone.wait(), 30)
+
+    assert (output.text, output.finish_reason, output.completion_tokens) == ("x" * 9, FinishReason.LENGTH, 9)
+
+
 async def test_a_window_of_pictures_arrives_as_it_was() -> None:
     def picture(level: int) -> np.ndarray:
         return np.full((48, 64, 3), level, np.uint8)

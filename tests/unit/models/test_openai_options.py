@@ -18,6 +18,7 @@ KEY = "sk-a-key-that-nobody-may-see"
         ("concurrency", 0), ("concurrency", 65), ("concurrency", 2.5), ("concurrency", True), ("timeout_s", 0),
         ("answer_timeout_s", -1.0), ("retries", -1), ("max_answer_bytes", 1), ("size", -1), ("window", 0),
         ("detail", "fine"), ("choices_form", "regex"), ("box_scale", "inch"), ("extra", "x"), ("api_key", 5),
+        ("extra", {"max_tokens": 0}),
     ],
 )  # fmt: skip
 def test_an_impossible_option_is_refused_by_its_name(option: str, value: Any) -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from freeroam.models.base import Question
 from freeroam.models.openai_failures import UpstreamCode, UpstreamError, of_status
-from freeroam.models.openai_question import ChoiceForm, Dialect, Wording, body_of, data_urls
+from freeroam.models.openai_question import ChoiceForm, Dialect, Wording, body_of, data_urls, is_length_refused
 from freeroam.vocabulary.errors import InvalidInput
 from freeroam.vocabulary.inference import InferenceParams
 
@@ -21,7 +21,8 @@ WORDING = Wording()
 
 
 def asked(prompt: str = "What?", pictures: tuple[str, ...] = (), wording: Wording = WORDING, **params: Any) -> Any:
-    return body_of("m", Question((), prompt, InferenceParams(**params)), pictures, wording, "")
+    most_tokens = params.get("max_tokens")
+    return body_of("m", Question((), prompt, InferenceParams(**params)), pictures, wording, "", most_tokens)
 
 
 def refused(said: str, code: UpstreamCode = UpstreamCode.REJECTED) -> UpstreamError:
@@ -193,3 +194,17 @@ def test_retry_after_is_read_as_seconds_or_a_date(text: str, expected: float | N
     seconds = of_status(429, b"", {"retry-after": text}, "http://there", "").retry_after_s
 
     assert seconds == (None if expected is None else pytest.approx(expected, abs=2.0))
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "max_tokens is too large: 4096. This model supports at most 2048 completion tokens",
+        "'max_completion_tokens' is too large: 4096. This model's maximum context length is 2048 tokens",
+        "This model's maximum Context Length is 1024 tokens. However, you requested 4110 tokens",
+    ],
+)
+def test_a_refusal_of_the_length_is_told_from_others(said: str) -> None:
+    assert is_length_refused(refused(said))
+    assert not is_length_refused(refused(said, UpstreamCode.FAILED))
+    assert not is_length_refused(refused("response_format is not supported"))

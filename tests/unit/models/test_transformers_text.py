@@ -322,6 +322,17 @@ def test_an_answer_has_no_more_tokens_than_asked_for(model: TransformersText, mo
     assert (answer["completion_tokens"], answer["finish_reason"]) == (most, "length")
 
 
+@pytest.mark.parametrize(("asked_for", "ceiling", "most"), [(None, 3, 3), (5, 3, 3), (2, 3, 2), (None, 4096, 7)])
+def test_the_least_of_what_is_asked_the_models_own_bound_and_the_ceiling_holds(
+    folder: Path, asked_for: int | None, ceiling: int, most: int
+) -> None:
+    model = loaded(folder, max_tokens=7)
+
+    _, answer = stopped(model, replace(asked(max_tokens=asked_for), ceiling=ceiling))
+
+    assert (answer["completion_tokens"], answer["finish_reason"]) == (most, "length")
+
+
 def test_an_answer_ends_where_the_context_does(model: TransformersText) -> None:
     question = asked("x" * 100, max_tokens=4000)
 

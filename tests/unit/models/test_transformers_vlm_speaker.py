@@ -6,6 +6,7 @@ import asyncio
 import gc
 import random
 import weakref
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -339,6 +340,18 @@ async def test_a_question_longer_than_the_model_reads_is_refused_alone(folder: P
     assert isinstance(bad, InvalidInput)
     assert "100" in bad.message
     assert good["completion_tokens"] == 12
+
+
+@pytest.mark.parametrize(("asked_for", "ceiling", "most"), [(None, 3, 3), (5, 3, 3), (2, 3, 2), (None, 4096, 7)])
+async def test_the_least_of_what_is_asked_the_models_own_bound_and_the_ceiling_holds(
+    tmp_path: Path, asked_for: int | None, ceiling: int, most: int
+):
+    model = TransformersVLM(threads=1, max_tokens=7)
+    await model.initialize(str(make_vlm("llava", tmp_path / "llava")), "cpu")
+
+    (answer,) = await model.predict_batch([replace(asked("short", max_tokens=asked_for), ceiling=ceiling)])
+
+    assert (answer["completion_tokens"], answer["finish_reason"]) == (most, "length")
 
 
 async def test_an_answer_ends_where_the_model_reads_no_further(folder: Path):
