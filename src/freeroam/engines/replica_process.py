@@ -22,6 +22,13 @@ from freeroam.processes.wire import Message
 from freeroam.vocabulary.model import ModelState, ModelWishes
 
 _REAP_S = 5.0
+# What a replica prints becomes lines of the log, and a bar that redraws itself is none; the libraries read these when
+# they are imported, which torch alone does with tqdm, so they are set before anything runs.
+_NO_BARS = {
+    "TQDM_DISABLE": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+}
 
 log = get_logger(__name__)
 
@@ -219,7 +226,9 @@ class ReplicaProcess:
 
     async def _live(self) -> None:
         self._child = child = await ChildProcess.start(
-            "freeroam.engines.replica", name=f"replica {self.name}", env=thread_environment(self.spec.threads)
+            "freeroam.engines.replica",
+            name=f"replica {self.name}",
+            env={**thread_environment(self.spec.threads), **_NO_BARS},
         )
         if self._end is not None:
             child.kill()

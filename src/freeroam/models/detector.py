@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from freeroam.models.base import BaseVLM, Question
+from freeroam.models.base import Question
+from freeroam.models.batch_first import BatchFirst
 from freeroam.models.boxes import GREY, Picture, resized, suppressed
-from freeroam.models.detector_answers import Found, answer_of
+from freeroam.models.detector_answers import Found, answers_of
 from freeroam.models.detector_session import open_session
 from freeroam.models.prompt_classes import CLASSES, COCO
 from freeroam.vocabulary.errors import ConfigurationError
-from freeroam.vocabulary.inference import InferenceParams
 from freeroam.vocabulary.model import ModelWishes
 
 if TYPE_CHECKING:
@@ -38,7 +38,6 @@ THRESHOLD = 0.3
 MAX_DETECTIONS = 100
 MAX_BATCH = 16
 MAX_BATCH_CPU = 4
-_LEAST_THRESHOLD = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +50,7 @@ class _Fit:
     scale: float
 
 
-class Detector(BaseVLM):
+class Detector(BatchFirst):
     """Finds things of 80 kinds; the prompt chooses which are reported.
 
     Args:
@@ -114,26 +113,12 @@ class Detector(BaseVLM):
             "classes": list(CLASSES),
         }
 
-    async def predict(self, frames: list[Picture], prompt: str) -> dict[str, Any]:
-        """Answer one question about the newest of ``frames``."""
-        answer = (await self.predict_batch([Question(tuple(frames), prompt, InferenceParams())]))[0]
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
-
     async def predict_batch(self, questions: Sequence[Question]) -> list[dict[str, Any] | Exception]:
         """Answer several questions; on a card frames of one shape go through the network together.
 
         Of a window of several frames the newest is looked at; ``metadata.looked_at`` is its place in the window.
         """
-        asked = [question for question in questions if question.frames]
-        thresholds = [question.params.threshold for question in asked if question.params.threshold is not None]
-        floor = max(_LEAST_THRESHOLD, min([self._threshold, *thresholds]))
-        found = iter(self._detect([question.frames[-1] for question in asked], floor))
-        return [
-            answer_of(question, next(found) if question.frames else None, COCO, self._threshold)
-            for question in questions
-        ]
+        return answers_of(questions, self._detect, COCO, self._threshold)
 
     def _detect(self, pictures: list[Picture], floor: float = THRESHOLD) -> list[Found]:
         """Return ``(scores, classes, boxes)`` of each picture, best first; boxes in its own pixels."""

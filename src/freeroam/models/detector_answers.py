@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from freeroam.models.base import Question
+from freeroam.models.boxes import Picture
 from freeroam.models.prompt_classes import Vocabulary
 from freeroam.vocabulary.errors import InvalidInput, ModelError
 
@@ -17,6 +19,30 @@ Found = tuple[NDArray[np.float32], ...]
 NOTHING_WORDS = frozenset({"nothing", "none", "nothing found", "none of these", "none of them", "neither"})
 """A choice that is right when none of the others is seen."""
 _SHOWN_NAMES = 12
+_LEAST_THRESHOLD = 0.01
+
+
+def answers_of(
+    questions: Sequence[Question],
+    detect: Callable[[list[Picture], float], Sequence[Found]],
+    vocabulary: Vocabulary,
+    threshold: float,
+) -> list[dict[str, Any] | Exception]:
+    """Return the answers of several questions, each about its newest frame.
+
+    Args:
+        questions: What was asked.
+        detect: Finds things in pictures; is told the least score that any of the questions wants.
+        vocabulary: The detector's classes.
+        threshold: Smallest score reported of a question that says none.
+    """
+    asked = [question for question in questions if question.frames]
+    thresholds = [question.params.threshold for question in asked if question.params.threshold is not None]
+    floor = max(_LEAST_THRESHOLD, min([threshold, *thresholds]))
+    found = iter(detect([question.frames[-1] for question in asked], floor))
+    return [
+        answer_of(question, next(found) if question.frames else None, vocabulary, threshold) for question in questions
+    ]
 
 
 def answer_of(

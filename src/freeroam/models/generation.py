@@ -263,24 +263,3 @@ class StepLoop(Speaker):
             "metadata": {"choices": shares},
         }
         return self._ended(answer, pieces, document)
-
-
-def speak_to_the_end(speaker: Speaker, questions: Sequence[Question]) -> list[dict[str, Any] | Exception]:
-    """Return the answers of questions that all join at once, each with its ``text``."""
-    texts: dict[int, list[str]] = {}
-    answers: dict[int, dict[str, Any] | Exception] = {}
-    for key, question in enumerate(questions):
-        try:
-            speaker.join(key, question)
-            texts[key] = []
-        except Exception as error:  # a question that cannot be put to the model costs itself only
-            answers[key] = error
-    while len(answers) < len(questions):
-        for said in speaker.step():
-            texts[said.key].extend(said.texts)
-            if said.answer is not None:
-                answers[said.key] = said.answer
-    for key, answer in answers.items():
-        if isinstance(answer, dict):
-            answer.setdefault("text", "".join(texts[key]))
-    return [answers[key] for key in range(len(questions))]

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from freeroam.models.base import BaseVLM, Question
+from freeroam.models.base import Question
+from freeroam.models.batch_first import BatchFirst
 from freeroam.models.boxes import GREY, Picture
-from freeroam.models.detector_answers import Found, answer_of
+from freeroam.models.detector_answers import Found, answers_of
 from freeroam.models.detector_forms import Form, InputForm, OutputForm, Tensor, read_inputs, read_outputs
 from freeroam.models.detector_input import (
     IMAGENET_MEAN,
@@ -30,7 +31,6 @@ from freeroam.models.detector_outputs import kept, read_picture
 from freeroam.models.detector_session import open_session
 from freeroam.models.prompt_classes import Vocabulary
 from freeroam.vocabulary.errors import ConfigurationError
-from freeroam.vocabulary.inference import InferenceParams
 from freeroam.vocabulary.model import ModelWishes
 
 if TYPE_CHECKING:
@@ -45,14 +45,13 @@ OVERLAP = 0.7
 MAX_DETECTIONS = 300
 MAX_BATCH = 16
 MAX_BATCH_CPU = 4
-_LEAST_THRESHOLD = 0.01
 _MAX_SIZE_PX = 8192
 _GRIDS = frozenset({Form.YOLO, Form.YOLOV5})
 _COMPETING_COCO = 92
 """Columns of DETR's own logits: the 91 numbers of COCO and "nothing"."""
 
 
-class OnnxDetector(BaseVLM):
+class OnnxDetector(BatchFirst):
     """Finds what its file was trained for; the prompt chooses which classes are reported.
 
     Args:
@@ -165,26 +164,12 @@ class OnnxDetector(BaseVLM):
             "classes": list(self._vocabulary.names),
         }
 
-    async def predict(self, frames: list[Picture], prompt: str) -> dict[str, Any]:
-        """Answer one question about the newest of ``frames``."""
-        answer = (await self.predict_batch([Question(tuple(frames), prompt, InferenceParams())]))[0]
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
-
     async def predict_batch(self, questions: Sequence[Question]) -> list[dict[str, Any] | Exception]:
         """Answer several questions; frames that make inputs of one size go through the network together.
 
         Of a window of several frames the newest is looked at; ``metadata.looked_at`` is its place in the window.
         """
-        asked = [question for question in questions if question.frames]
-        thresholds = [question.params.threshold for question in asked if question.params.threshold is not None]
-        floor = max(_LEAST_THRESHOLD, min([self._threshold, *thresholds]))
-        found = iter(self._detect([question.frames[-1] for question in asked], floor))
-        return [
-            answer_of(question, next(found) if question.frames else None, self._vocabulary, self._threshold)
-            for question in questions
-        ]
+        return answers_of(questions, self._detect, self._vocabulary, self._threshold)
 
     def _settle(self, path: Path, names: list[str] | None) -> None:
         """Decide what the shapes do not say, each unless the operator has said it."""

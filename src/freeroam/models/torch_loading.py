@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 import re
 import warnings
 from collections.abc import Iterator
@@ -39,20 +38,17 @@ def need_torch() -> Any:
 
 
 def need_transformers() -> Any:
-    """Return the module ``transformers``, which from then on prints neither bars nor advice.
+    """Return the module ``transformers``, which from then on draws no bars.
 
     Raises:
         MissingExtra: It, or torch, is not installed.
     """
     need_torch()
-    # A replica's output goes line by line into the log; a bar that redraws itself is no line.
-    os.environ.setdefault("TQDM_DISABLE", "1")
     try:
         import transformers
     except ImportError as error:
         raise MissingExtra(error.name or "transformers", EXTRA) from error
     transformers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.set_verbosity_error()
     return transformers
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from freeroam.models.base import BaseVLM, Question, Speaker
+from freeroam.models.base import Question, Speaker
+from freeroam.models.batch_first import SpeakerFirst
 from freeroam.vocabulary.errors import ConfigurationError, ModelError
 from freeroam.vocabulary.inference import InferenceParams
 from freeroam.vocabulary.model import ModelWishes
@@ -38,7 +36,7 @@ class _Loaded:
     states: Callable[[], AnswerStates]
 
 
-class TransformersText(BaseVLM):
+class TransformersText(SpeakerFirst):
     """A causal language model: a folder, a hub id or a GGUF file.
 
     Args:
@@ -122,8 +120,7 @@ class TransformersText(BaseVLM):
         from freeroam.models.text_prompts import TextPrompts
 
         weights = Weights.at(model_path, self._gguf_file)
-        config, tokenizer = weights.load_config(), weights.load_tokenizer()
-        model = weights.load_model(config, chosen, dtype, self._quantization)
+        config, tokenizer, model = weights.load(chosen, dtype, self._quantization)
         info = torch_loading.describe(model, chosen, self._quantization)
         context = find_context(config, self._context)
         prompts = TextPrompts(
@@ -185,19 +182,6 @@ class TransformersText(BaseVLM):
             "chat_template": loaded.prompts.has_template,
             "decodes_together": loaded.states().is_shared,
         }
-
-    async def predict(self, frames: list[NDArray[np.uint8]], prompt: str) -> dict[str, Any]:
-        """Answer one question; pictures are not looked at."""
-        (answer,) = await self.predict_batch([Question(tuple(frames), prompt, InferenceParams())])
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
-
-    async def predict_batch(self, questions: Sequence[Question]) -> list[dict[str, Any] | Exception]:
-        """Answer several questions together, to the end."""
-        from freeroam.models.generation import speak_to_the_end
-
-        return speak_to_the_end(self.open_speaker(), questions)
 
     def open_speaker(self) -> Speaker:
         """Return what speaks several answers at once."""

@@ -6,14 +6,13 @@ successors, LLaVA and its kin. Pictures are made ready in the model's own proces
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from freeroam.models.base import BaseVLM, Question, Speaker
+from freeroam.models.base import Question, Speaker
+from freeroam.models.batch_first import SpeakerFirst
 from freeroam.vocabulary.errors import ConfigurationError, ModelError
 from freeroam.vocabulary.inference import InferenceParams
 from freeroam.vocabulary.model import ModelWishes
@@ -43,7 +42,7 @@ class _Loaded:
     context: int
 
 
-class TransformersVLM(BaseVLM):
+class TransformersVLM(SpeakerFirst):
     """A vision-language model.
 
     Args:
@@ -166,19 +165,6 @@ class TransformersVLM(BaseVLM):
             "chat_template": loaded.prompts.has_template,
             "decodes_together": loaded.network.can_merge,
         }
-
-    async def predict(self, frames: list[NDArray[np.uint8]], prompt: str) -> dict[str, Any]:
-        """Answer one question."""
-        answer = (await self.predict_batch([Question(tuple(frames), prompt, InferenceParams())]))[0]
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
-
-    async def predict_batch(self, questions: Sequence[Question]) -> list[dict[str, Any] | Exception]:
-        """Answer several questions together, to the end."""
-        from freeroam.models.generation import speak_to_the_end
-
-        return speak_to_the_end(self.open_speaker(), questions)
 
     def open_speaker(self) -> Speaker:
         """Return what speaks several answers at once."""

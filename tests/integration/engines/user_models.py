@@ -7,6 +7,7 @@ import itertools
 import os
 import signal
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -249,3 +250,15 @@ class Endless(Awaiting):
                 yield f"{number} "
         finally:
             self.closed += 1
+
+
+class Chatty(Awaiting):
+    """Draws a progress bar while it loads, as libraries do, and warns."""
+
+    async def initialize(self, model_path: str, device: str = "auto") -> None:
+        from tqdm import tqdm
+
+        await super().initialize(model_path, device)
+        for _ in tqdm(range(3), desc="Loading"):
+            pass
+        warnings.warn("half of it is missing", stacklevel=1)

@@ -18,6 +18,9 @@ from typing import Any
 
 import psutil
 
+from freeroam.engines.specs import ModelSpec
+from freeroam.vocabulary.inference import InferenceParams, Output, Piece
+from tests.engines import question
 from tests.servers import free_port
 from tests.waiting import until
 
@@ -181,3 +184,16 @@ class HostileServer:
 
 async def _list_models(call: Call) -> None:
     await call.refuse(200, {"object": "list", "data": [{"id": "first"}, {"id": "second"}]})
+
+
+def far_model(url: str, **options: Any) -> ModelSpec:
+    return ModelSpec("far", model_type="openai_server", model_path=url, max_batch=64, options=options)
+
+
+def text_question(prompt: str = "Say something", **params: Any) -> Any:
+    return question(prompt, frames=(), params=InferenceParams(**params))
+
+
+async def heard(engine: Any, asked: Any) -> tuple[list[Piece], Output]:
+    items = [item async for item in engine.stream(asked)]
+    return items[:-1], items[-1]

@@ -17,18 +17,19 @@ import pytest
 import trustme
 from PIL import Image
 
-from freeroam.engines.specs import ModelSpec
 from freeroam.models.openai_failures import UpstreamError
 from freeroam.models.openai_server import OpenAIServer
 from freeroam.vocabulary.errors import ModelError
-from freeroam.vocabulary.inference import FinishReason, InferenceParams, Output, Piece
+from freeroam.vocabulary.inference import FinishReason, InferenceParams, Piece
 from freeroam.vocabulary.model import ModelState
 from tests.engines import frame_of, question, running
 from tests.integration.models.openai_servers import (
     Call,
     HostileServer,
     RealServer,
-    llama_server,
+    far_model,
+    heard,
+    text_question,
     transformers_serve,
 )
 from tests.tiny_language_models import smollm2
@@ -36,19 +37,6 @@ from tests.tiny_vlms import make_vlm
 from tests.waiting import until
 
 KEY = "sk-a-key-that-nobody-may-see"
-
-
-def spec(url: str, **options: Any) -> ModelSpec:
-    return ModelSpec("far", model_type="openai_server", model_path=url, max_batch=64, options=options)
-
-
-def text_question(prompt: str = "Say something", **params: Any) -> Any:
-    return question(prompt, frames=(), params=InferenceParams(**params))
-
-
-async def heard(engine: Any, asked: Any) -> tuple[list[Piece], Output]:
-    items = [item async for item in engine.stream(asked)]
-    return items[:-1], items[-1]
 
 
 # Real servers.
@@ -81,18 +69,9 @@ async def tiny_server(tiny_model: Path, tmp_path: Path) -> AsyncIterator[RealSer
     server.kill()
 
 
-@pytest.fixture
-async def llama(tmp_path: Path) -> AsyncIterator[RealServer]:
-    pytest.importorskip("llama_cpp.server.app", reason="llama-cpp-python[server] is not installed")
-    server = llama_server(smollm2(), tmp_path / "server.log")
-    await server.start()
-    yield server
-    server.kill()
-
-
 @pytest.mark.timeout(240)
 async def test_transformers_serve_is_asked_killed_and_found_again(tiny_server: RealServer, tiny_model: Path) -> None:
-    model = spec(tiny_server.url, model=str(tiny_model), concurrency=4, retries=1)
+    model = far_model(tiny_server.url, model=str(tiny_model), concurrency=4, retries=1)
     async with running(model) as engine:
         pieces, output = await heard(engine, text_question(max_tokens=6, temperature=0.0))
         several = await asyncio.gather(
@@ -122,7 +101,7 @@ async def test_transformers_serve_is_asked_killed_and_found_again(tiny_server: R
 async def test_an_answer_that_breaks_off_with_its_server_is_not_begun_again(
     tiny_server: RealServer, tiny_model: Path
 ) -> None:
-    async with running(spec(tiny_server.url, model=str(tiny_model))) as engine:
+    async with running(far_model(tiny_server.url, model=str(tiny_model))) as engine:
         stream = engine.stream(text_question(max_tokens=4000))
         first = await anext(stream)
         tiny_server.kill()
@@ -136,7 +115,7 @@ async def test_an_answer_that_breaks_off_with_its_server_is_not_begun_again(
 
 @pytest.mark.timeout(240)
 async def test_a_client_that_goes_away_stops_the_server(tiny_server: RealServer, tiny_model: Path) -> None:
-    async with running(spec(tiny_server.url, model=str(tiny_model))) as engine:
+    async with running(far_model(tiny_server.url, model=str(tiny_model))) as engine:
         # Far longer than the test may take; this server answers one after another.
         stream = engine.stream(text_question(max_tokens=200_000))
         await anext(stream)
@@ -153,7 +132,7 @@ async def test_a_real_server_is_shown_the_pictures(tmp_path: Path) -> None:
     await server.start()
     noise = np.random.default_rng(3).integers(0, 256, (64, 96, 3), np.uint8)
     try:
-        async with running(spec(server.url, model=str(tmp_path / "vlm"))) as engine:
+        async with running(far_model(server.url, model=str(tmp_path / "vlm"))) as engine:
             told = [
                 await engine.ask(
                     question("What?", frames=frames, params=InferenceParams(max_tokens=12, temperature=0.0))
@@ -167,26 +146,6 @@ async def test_a_real_server_is_shown_the_pictures(tmp_path: Path) -> None:
     tokens = [one.prompt_tokens for one in told]
     assert tokens[0] < tokens[1] == tokens[2] < tokens[3]
     assert told[1].text != told[2].text
-
-
-@pytest.mark.timeout(240)
-async def test_llama_cpp_holds_a_real_model_to_the_choices(llama: RealServer) -> None:
-    async with running(spec(llama.url)) as engine:
-        chosen = [
-            await engine.ask(text_question(f"Is {what} an animal?", choices=["yes it is", "no it is not"]))
-            for what in ("a dog", "a stone")
-        ]
-        pieces, spoken = await heard(engine, text_question("Count from one to nine.", max_tokens=12, temperature=0.0))
-        stopped = await engine.ask(
-            text_question("Count from one to nine.", max_tokens=12, temperature=0.0, stop=[str(spoken.text)[8:12]])
-        )
-
-        info = engine.describe().info
-
-    assert all(one.text in {"yes it is", "no it is not"} for one in chosen)
-    assert "".join(piece.text for piece in pieces) == spoken.text
-    assert stopped.text == str(spoken.text)[:8]
-    assert info["is_listed"]
 
 
 # Faults, by a server that does what it is told.
@@ -294,7 +253,7 @@ FAULTS = [
 async def test_every_fault_has_its_code_and_the_model_lives_on() -> None:
     server = HostileServer(say_hello)
     options = {"timeout_s": 0.5, "retries": 1, "max_answer_bytes": 4_000_000, "api_key": KEY}
-    async with server.serving(), running(spec(server.url, **options)) as engine:
+    async with server.serving(), running(far_model(server.url, **options)) as engine:
         pid = engine.replica_pids()[0]
         for fault, code, said in FAULTS:
             server.behaviours = [fault]
@@ -318,7 +277,7 @@ async def test_every_fault_has_its_code_and_the_model_lives_on() -> None:
 )  # fmt: skip
 async def test_what_passes_is_asked_again_before_the_first_word(passing: Any) -> None:
     server = HostileServer(passing, passing, say_hello)
-    async with server.serving(), running(spec(server.url)) as engine:
+    async with server.serving(), running(far_model(server.url)) as engine:
         pieces, output = await heard(engine, text_question())
 
     assert output.text == "Hello"
@@ -329,7 +288,7 @@ async def test_what_passes_is_asked_again_before_the_first_word(passing: Any) ->
 @pytest.mark.parametrize("lasting", [refusing(400), refusing(401), refusing(500), cut_in_the_middle, redirect])
 async def test_what_does_not_pass_or_has_begun_is_asked_once(lasting: Any) -> None:
     server = HostileServer(lasting)
-    async with server.serving(), running(spec(server.url)) as engine:
+    async with server.serving(), running(far_model(server.url)) as engine:
         with pytest.raises(ModelError):
             await engine.ask(text_question())
 
@@ -338,7 +297,7 @@ async def test_what_does_not_pass_or_has_begun_is_asked_once(lasting: Any) -> No
 
 async def test_an_answer_in_one_piece_is_taken_too() -> None:
     server = HostileServer(answer_whole)
-    async with server.serving(), running(spec(server.url)) as engine:
+    async with server.serving(), running(far_model(server.url)) as engine:
         assert (await engine.ask(text_question())).text == "Hello"
 
 
@@ -351,7 +310,7 @@ async def test_questions_are_in_flight_together_and_end_in_any_order() -> None:
         await call.say(prompt)
 
     server = HostileServer(when_let)
-    async with server.serving(), running(spec(server.url, concurrency=8)) as engine:
+    async with server.serving(), running(far_model(server.url, concurrency=8)) as engine:
         tasks = {n: asyncio.create_task(engine.ask(text_question(n))) for n in gates}
         await until(lambda: len(server.calls) == 8)
         for n in reversed(gates):
@@ -375,7 +334,7 @@ async def test_who_goes_away_closes_its_connection_and_no_other() -> None:
 
     leaving = asyncio.Event()
     server = HostileServer(speak_slowly)
-    async with server.serving(), running(spec(server.url)) as engine:
+    async with server.serving(), running(far_model(server.url)) as engine:
         staying = asyncio.create_task(engine.ask(text_question("staying")))
         streams = [engine.stream(text_question(f"going {n}")) for n in range(5)]
         for stream in streams:
@@ -390,7 +349,7 @@ async def test_who_goes_away_closes_its_connection_and_no_other() -> None:
 
 async def test_many_that_go_away_leave_every_connection_free() -> None:
     server = HostileServer(say_nothing)
-    async with server.serving(), running(spec(server.url, concurrency=4)) as engine:
+    async with server.serving(), running(far_model(server.url, concurrency=4)) as engine:
         for wave in range(1, 11):
             asking = [asyncio.create_task(engine.ask(text_question())) for _ in range(4)]
             await until(lambda wave=wave: len(server.calls) == 4 * wave)
@@ -446,7 +405,7 @@ async def test_a_stop_text_that_the_server_ignores_ends_the_answer_and_the_call(
         gone.set()
 
     server = HostileServer(never_stop)
-    async with server.serving(), running(spec(server.url)) as engine:
+    async with server.serving(), running(far_model(server.url)) as engine:
         output = await engine.ask(text_question(stop=["\n\n"]))
         await asyncio.wait_for(gone.wait(), 30)
 
@@ -466,7 +425,7 @@ async def test_a_stop_text_that_the_server_ignores_ends_the_answer_and_the_call(
 )
 async def test_a_greatest_length_is_always_sent(asked_for: dict[str, int], extra: dict[str, int], sent: int) -> None:
     server = HostileServer(say_hello)
-    async with server.serving(), running(spec(server.url, extra=extra), max_tokens=9) as engine:
+    async with server.serving(), running(far_model(server.url, extra=extra), max_tokens=9) as engine:
         await engine.ask(text_question(**asked_for))
 
     lengths = {name: value for name, value in server.calls[0].body.items() if name.startswith("max_")}
@@ -476,7 +435,7 @@ async def test_a_greatest_length_is_always_sent(asked_for: dict[str, int], extra
 async def test_a_server_that_has_no_room_for_the_ceiling_is_asked_without_it() -> None:
     too_large = "max_tokens is too large: 9. This model's maximum context length is 8 tokens"
     server = HostileServer(refusing(400, too_large), say_hello, refusing(400, too_large))
-    async with server.serving(), running(spec(server.url), max_tokens=9) as engine:
+    async with server.serving(), running(far_model(server.url), max_tokens=9) as engine:
         output = await engine.ask(text_question())
         with pytest.raises(ModelError, match="too large"):
             await engine.ask(text_question(max_tokens=9))
@@ -496,7 +455,7 @@ async def test_a_server_that_heeds_no_length_is_left_at_it() -> None:
         gone.set()
 
     server = HostileServer(never_end)
-    async with server.serving(), running(spec(server.url), max_tokens=9) as engine:
+    async with server.serving(), running(far_model(server.url), max_tokens=9) as engine:
         output = await engine.ask(text_question())
         await asyncio.wait_for(gone.wait(), 30)
 
@@ -511,7 +470,7 @@ async def test_a_window_of_pictures_arrives_as_it_was() -> None:
         await call.say('{"bbox_2d": [8, 12, 32, 24], "label": "cat"}')
 
     server = HostileServer(boxed)
-    async with server.serving(), running(spec(server.url, detail="low", box_scale="pixels")) as engine:
+    async with server.serving(), running(far_model(server.url, detail="low", box_scale="pixels")) as engine:
         frames = tuple(frame_of(picture(level)) for level in (10, 120, 250))
         output = await engine.ask(question("Box the cat", frames=frames))
 
@@ -530,7 +489,7 @@ async def test_a_window_of_pictures_arrives_as_it_was() -> None:
 )
 async def test_the_first_listed_model_is_asked_or_the_one_that_is_named(options: dict[str, str], expected: str) -> None:
     server = HostileServer(say_hello)
-    async with server.serving(), running(spec(server.url, **options)) as engine:
+    async with server.serving(), running(far_model(server.url, **options)) as engine:
         await engine.ask(text_question())
 
         assert engine.describe().info["model"] == expected
@@ -550,7 +509,7 @@ async def test_the_first_listed_model_is_asked_or_the_one_that_is_named(options:
 )
 async def test_a_server_that_is_not_itself_at_the_start_fails_the_load(models: Any, said: str) -> None:
     server = HostileServer(say_hello, models=models)
-    async with server.serving(), running(spec(server.url, model="named"), is_awaited=False) as engine:
+    async with server.serving(), running(far_model(server.url, model="named"), is_awaited=False) as engine:
         await until(lambda: engine.describe().state is ModelState.FAILED)
 
         assert said in str(engine.describe().error)
@@ -559,7 +518,7 @@ async def test_a_server_that_is_not_itself_at_the_start_fails_the_load(models: A
 @pytest.mark.parametrize(("options", "is_ready"), [({"model": "named"}, True), ({}, False)])
 async def test_a_server_without_a_list_needs_the_name_of_the_model(options: dict[str, str], is_ready: bool) -> None:
     server = HostileServer(say_hello, models=refusing(404))
-    async with server.serving(), running(spec(server.url, **options), is_awaited=False) as engine:
+    async with server.serving(), running(far_model(server.url, **options), is_awaited=False) as engine:
         assert await engine.wait_ready(60.0) is is_ready
 
 
@@ -568,7 +527,7 @@ async def test_a_model_whose_server_comes_late_is_loaded_by_the_breaker() -> Non
     async with server.serving():
         url = server.url
     port = int(url.split(":")[2].split("/")[0])
-    async with running(spec(url), is_awaited=False, pause_s=0.2, max_pause_s=0.2) as engine:
+    async with running(far_model(url), is_awaited=False, pause_s=0.2, max_pause_s=0.2) as engine:
         await until(lambda: engine.describe().state is ModelState.FAILED)
         assert "is the server running" in str(engine.describe().error)
 
@@ -590,7 +549,7 @@ async def test_certificates_are_checked(authority: trustme.CA, tmp_path: Path, i
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     options = {"ca_file": str(tmp_path / "ca.pem")} if is_trusted else {}
     server = HostileServer(say_hello)
-    async with server.serving(ssl=context), running(spec(server.url, **options), is_awaited=False) as engine:
+    async with server.serving(ssl=context), running(far_model(server.url, **options), is_awaited=False) as engine:
         if is_trusted:
             assert await engine.wait_ready(60.0), engine.describe().error
             assert (await engine.ask(text_question())).text == "Hello"
@@ -614,7 +573,7 @@ async def test_the_key_is_sent_and_shown_nowhere(
         await call.refuse(400, {"error": {"message": f"bad header {call.headers['authorization']}"}})
 
     server = HostileServer(echo)
-    async with server.serving(), running(spec(server.url, api_key_file=str(tmp_path / "key"))) as engine:
+    async with server.serving(), running(far_model(server.url, api_key_file=str(tmp_path / "key"))) as engine:
         with pytest.raises(ModelError) as caught:
             await engine.ask(text_question())
         described = engine.describe().model_dump_json()

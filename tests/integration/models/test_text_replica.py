@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -48,6 +49,16 @@ def request(prompt: str, *, wants_pieces: bool = False, **params: Any) -> Infere
 
 async def ask(engine: EmbeddedEngine, prompt: str, **params: Any) -> Output:
     return await engine.ask(request(prompt, **params))
+
+
+async def test_bars_stay_out_of_the_log_and_warnings_do_not(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    chatty = ModelSpec("m", model_type="tests.integration.engines.user_models:Chatty")
+    async with running(chatty):
+        await until(lambda: "half of it is missing" in caplog.text)
+
+    assert "child_output" in caplog.text
+    assert "Loading" not in caplog.text
 
 
 async def test_it_says_what_it_is(engine: EmbeddedEngine) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ import torch  # noqa: E402
 import transformers  # noqa: E402
 
 from freeroam.models import torch_loading, vlm_loading  # noqa: E402
-from freeroam.models.text_loading import UNKNOWN_CONTEXT, find_context  # noqa: E402
+from freeroam.models.text_loading import UNKNOWN_CONTEXT, Weights, find_context  # noqa: E402
 from freeroam.models.text_prompts import TextPrompts  # noqa: E402
 from freeroam.models.transformers_text import TransformersText  # noqa: E402
 
@@ -398,6 +400,17 @@ def test_weights_that_would_run_code_are_refused(folder: Path, tmp_path: Path) -
         loaded(folder)
     assert failure.value.code == "load_failed"
     assert not ran.exists()
+
+
+def test_the_collector_rests_only_while_a_gguf_file_is_read() -> None:
+    seen = []
+    for name in ("model.gguf", None):
+        with suppress(ModelError), Weights("asked", "place", name).being_read():
+            seen.append(gc.isenabled())
+            raise ModelError("broken")
+        seen.append(gc.isenabled())
+
+    assert seen == [False, True, True, True]
 
 
 @pytest.mark.parametrize("name", ["../other.gguf", "/etc/passwd", "sub/../../other.gguf"])
