@@ -19,7 +19,7 @@ from freeroam.sources.source import SourceRequest
 from freeroam.vocabulary.errors import SourceError, SourceErrorCode
 from freeroam.vocabulary.frame import FrameWish
 from freeroam.vocabulary.job import SourceState
-from tests.clips import file_clip, hls_clip
+from tests.clips import file_clip, hls_clip, second_of
 from tests.origins import HOST, LiveHls, Origin, Reply, running
 from tests.servers import free_port
 from tests.waiting import until
@@ -73,6 +73,35 @@ async def test_a_raised_rate_does_not_wait_for_what_was_decoded_slowly(kind):
         assert times[0] > before.stream_time_s
         assert [later - sooner for sooner, later in pairwise(times)] == pytest.approx([0.2] * 5, abs=0.05)
         assert (source.status.state, source.status.reconnects) == (SourceState.RUNNING, 0)
+
+
+class DriftingClock(SystemClock):
+    """A wall clock that a test sets ahead, as if what lies between two of its readings had taken longer."""
+
+    ahead_s = 0.0
+
+    def epoch_s(self) -> float:
+        return super().epoch_s() + self.ahead_s
+
+
+@pytest.mark.parametrize("ahead_s", [0.1, 0.35, 0.78])
+async def test_no_picture_comes_twice_and_none_sooner_than_asked_when_the_rate_is_raised(ahead_s):
+    clock = DriftingClock()
+    async with workshop(clock=clock) as shop, Origin() as origin:
+        live = LiveHls(origin, hls_clip())
+        live.publish(6)
+        make = hls_factory(shop.fetcher, shop.pool, clock, shop.config)
+        source = ReconnectingSource(make, SourceRequest(live.url, FrameWish(0.5, 80, 80)), SourceConfig(), clock)
+        async with running(live.go_on()), aclosing(source.frames()) as stream, asyncio.timeout(40):
+            frames = [await anext(stream)]
+            clock.ahead_s = ahead_s
+            source.change_wish(FrameWish(5.0, 80, 80))
+            frames += [await anext(stream) for _ in range(10)]
+
+    first_s = frames[0].stream_time_s
+    assert [frame.stream_time_s - first_s for frame in frames] == pytest.approx([0.2 * n for n in range(11)], abs=0.02)
+    # Segments of one second, each of its own brightness: a place in the stream has one time.
+    assert [second_of(frame.pixels) for frame in frames] == [3] * 5 + [4] * 5 + [5]
 
 
 async def test_an_origin_that_goes_away_and_comes_back():

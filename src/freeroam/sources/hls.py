@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Collection
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -162,7 +162,9 @@ class HlsSource:
             self.facts.count_skipped,
             waits=self._request.waits,
             resume_s=self._resume_s,
+            known=_placed(self._request.resume_place),
         )
+        self.facts.place = schedule.placed
         log.info("hls_opened", ref=self._session.home.shown, live=schedule.is_live, variant=self.facts.variant)
         try:
             await self._follow(schedule, queue)
@@ -382,3 +384,8 @@ def _stream_time_s(frame_id: str | None) -> float | None:
         return None if frame_id is None else int(frame_id) / 1000
     except ValueError:
         return None
+
+
+def _placed(place: object) -> Collection[Planned]:
+    """Return what an earlier opening has placed, if it was one of HLS."""
+    return place if isinstance(place, deque) else ()

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from freeroam.sources.hls_playlist import MediaPlaylist, Segment
+from freeroam.sources.http_grammar import ByteRange
 
 EDGE_TARGETS = 3.0
 """Live playback begins this many target durations before the end (RFC 8216, 6.3.3)."""
 CATCH_UP_S = 6.0
 STALE_RELOADS = 3
 """A playlist that ends before what was played is an old copy from a cache, unless so many in a row do."""
+KEPT_PLACES = 256
+"""Segments whose time is remembered for the next opening."""
 CLOCK_GAP_S = 0.5
 GREATEST_GAP_S = 86400.0
 
@@ -34,8 +38,9 @@ class Schedule:
     """Walks through a playlist that changes under it.
 
     Stream time of a recording begins at 0. That of a live stream is epoch seconds: of PROGRAM-DATE-TIME where there is
-    one, else of the wall clock when it was opened, so that a stream which is opened again never repeats a time. From
-    then on it grows by EXTINF; a date that is ahead by more than half a second moves it forward, none moves it back.
+    one, else of the wall clock when it was first opened. From then on it grows by EXTINF; a date that is ahead by more
+    than half a second moves it forward, none moves it back. A stream that is opened again never repeats a time, and a
+    segment that the opening before has placed keeps its time, so that no picture comes twice under two names.
 
     Args:
         playlist: The first one.
@@ -44,6 +49,10 @@ class Schedule:
             ``playlist_rewinds``.
         waits: True where nothing may be left out, however far behind the end it falls.
         resume_s: Stream time of the last frame that an earlier opening gave; None at the first.
+        known: What the opening before has placed.
+
+    Attributes:
+        placed: The latest segments that were planned, for the next opening.
     """
 
     def __init__(
@@ -54,7 +63,9 @@ class Schedule:
         *,
         waits: bool = False,
         resume_s: float | None = None,
+        known: Collection[Planned] = (),
     ) -> None:
+        self.placed: deque[Planned] = deque(maxlen=KEPT_PLACES)
         self.is_live = not playlist.is_ended
         self._playlist = playlist
         self._count = count
@@ -65,9 +76,10 @@ class Schedule:
         self._date_offset_s: float | None = None
         self._updated_s = now_epoch_s
         self._away_s = 0.0
-        index = self._first_index(resume_s)
+        known_s = self._known_begins_s(known, now_epoch_s, resume_s)
+        index = self._first_index(resume_s, known_s)
         self._next = playlist.first_sequence + index
-        self._time_s = self._first_time_s(index, now_epoch_s, resume_s)
+        self._time_s = self._first_time_s(index, now_epoch_s, resume_s, known_s)
         self._allowed_s = self._left_s() + max(EDGE_TARGETS * playlist.target_s, CATCH_UP_S)
 
     @property
@@ -130,33 +142,66 @@ class Schedule:
             self._time_s += segment.duration_s
             self._breaks_run = segment.is_gap
             if not segment.is_gap:
+                self.placed.append(planned)
                 return planned
             self._count("segments_gap", 1)
         return None
 
-    def _first_index(self, resume_s: float | None) -> int:
+    def _first_index(self, resume_s: float | None, known_s: list[float | None]) -> int:
         """Return where to begin: a recording where it broke off, a live stream near its end."""
-        segments = self._playlist.segments
         if not self.is_live:
-            return 0 if resume_s is None else self._index_after(resume_s, [0.0], by_date=False)
+            return 0 if resume_s is None else self._index_after(resume_s, self._begins_s(lambda _: None, 0.0))
         edge = self._edge_index()
-        if resume_s is None or not segments or segments[0].captured_epoch_s is None:
+        segments = self._playlist.segments
+        if resume_s is None or not segments:
             return edge
-        index = self._index_after(resume_s, [], by_date=True)
-        return index if self._waits else max(index, edge)
+        is_dated = segments[0].captured_epoch_s is not None
+        begins_s = self._begins_s(lambda segment: segment.captured_epoch_s) if is_dated else known_s
+        if not any(begin_s is not None for begin_s in begins_s):
+            return edge
+        index = self._index_after(resume_s, begins_s)
+        # One that plays is up to a segment further from the end than one that begins; it loses nothing by that.
+        return index if self._waits or edge - index <= 1 else edge
 
-    def _index_after(self, resume_s: float, start: list[float], *, by_date: bool) -> int:
+    def _begins_s(self, given: Callable[[Segment], float | None], time_s: float | None = None) -> list[float | None]:
+        """Return when each listed segment begins: as ``given`` says, else where the one before it ends."""
+        begins_s = []
+        for segment in self._playlist.segments:
+            given_s = given(segment)
+            time_s = time_s if given_s is None else given_s
+            begins_s.append(time_s)
+            time_s = None if time_s is None else time_s + segment.duration_s
+        return begins_s
+
+    def _known_begins_s(
+        self, known: Collection[Planned], now_epoch_s: float, resume_s: float | None
+    ) -> list[float | None]:
+        """Return when each listed segment begins by what the opening before knew, and keep it; nothing if it cannot be.
+
+        A server that was started anew may count from the beginning again and use the same names.
+        """
+        times_s = {_name(planned.segment): planned.time_s for planned in known}
+        begins_s = self._begins_s(lambda segment: times_s.get(_name(segment)))
+        unknown: list[float | None] = [None] * len(begins_s)
+        if resume_s is None or not begins_s or begins_s[-1] is None:
+            return unknown
+        end_s = begins_s[-1] + self._playlist.segments[-1].duration_s
+        greatest_s = EDGE_TARGETS * self._playlist.target_s + CATCH_UP_S
+        if resume_s >= end_s or abs(end_s - now_epoch_s) > greatest_s:
+            return unknown
+        self.placed.extend(known)
+        return begins_s
+
+    def _index_after(self, resume_s: float, begins_s: list[float | None]) -> int:
         """Return the first segment that ends after ``resume_s``; the last one if none does."""
-        time_s = start[0] if start else 0.0
-        for index, segment in enumerate(self._playlist.segments):
-            if by_date and segment.captured_epoch_s is not None:
-                time_s = segment.captured_epoch_s
-            time_s += segment.duration_s
-            if time_s > resume_s:
+        for index, (segment, begin_s) in enumerate(zip(self._playlist.segments, begins_s, strict=True)):
+            if begin_s is not None and begin_s + segment.duration_s > resume_s:
                 return index
-        return max(0, len(self._playlist.segments) - 1)
+        return max(0, len(begins_s) - 1)
 
-    def _first_time_s(self, index: int, now_epoch_s: float, resume_s: float | None) -> float:
+    def _first_time_s(
+        self, index: int, now_epoch_s: float, resume_s: float | None, known_s: list[float | None]
+    ) -> float:
         segments = self._playlist.segments
         if not self.is_live:
             return sum(segment.duration_s for segment in segments[:index])
@@ -164,6 +209,8 @@ class Schedule:
         if date_s is not None:
             self._date_offset_s = 0.0
             return date_s
+        if index < len(known_s) and (place_s := known_s[index]) is not None:
+            return place_s
         time_s = now_epoch_s - sum(segment.duration_s for segment in segments[index:])
         return time_s if resume_s is None else max(time_s, resume_s + 0.001)
 
@@ -219,3 +266,8 @@ class Schedule:
             self._time_s += ahead_s
         elif abs(ahead_s) > CLOCK_GAP_S:
             self._date_offset_s = self._time_s - date_s
+
+
+def _name(segment: Segment) -> tuple[int, str, ByteRange | None]:
+    """Return what tells a segment from others of its playlist, over several openings."""
+    return segment.sequence, segment.url, segment.byte_range

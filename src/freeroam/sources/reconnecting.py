@@ -201,6 +201,8 @@ class ReconnectingSource:
 
     async def _one_run(self) -> AsyncGenerator[Frame, None]:
         """Open once and give frames until the video ends."""
+        if self._facts is not None and self._facts.place is not None:
+            self._request = replace(self._request, resume_place=self._facts.place)
         try:
             source = self._open_source(self._request)
         except ForbiddenReference as error:

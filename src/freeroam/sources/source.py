@@ -21,6 +21,7 @@ class SourceRequest:
         resume_after: ``frame_id`` of the last frame that is safely stored; reading goes on after it where the source
             can go back (Redis, files), else from now.
         resume_due_s: The next due time of the sampling grid at that frame, so that its phase survives a restart.
+        resume_place: The ``SourceFacts.place`` of the opening before; None at the first of this process.
         waits: True when frames must not be dropped (policy ``block``): the source reads only as fast as it is read.
     """
 
@@ -29,6 +30,7 @@ class SourceRequest:
     options: SourceOptions = field(default_factory=SourceOptions)
     resume_after: str | None = None
     resume_due_s: float | None = None
+    resume_place: object = None
     waits: bool = False
 
 
@@ -51,6 +53,8 @@ class SourceFacts:
         last_bad: The latest passed-over entry's name and reason, for the job's status and log.
         plans_ahead: Whether what comes next is settled at the rate asked for before: frames decoded ahead that wait
             until they are due, or a fetch that waits for its time. Set when that begins.
+        place: What the next opening must know to go on exactly after the last frame, beyond its name; only the kind of
+            source that wrote it understands it.
     """
 
     kind: str
@@ -66,6 +70,7 @@ class SourceFacts:
     last_bad: str | None = None
     variants: list[str] = field(default_factory=list)
     plans_ahead: bool = False
+    place: object = None
 
     def count_skipped(self, reason: str, amount: int = 1) -> None:
         """Count what was passed over."""

@@ -37,6 +37,7 @@ class Script:
     Attributes:
         requests: What each opening was asked.
         wishes: Rates asked of open sources.
+        places: What each opening leaves for the next as its place; none unless given.
         closed: Openings whose iterator has ended, whatever the way.
     """
 
@@ -46,6 +47,7 @@ class Script:
     may_be_quiet: bool = False
     plans_ahead: bool = False
     kind: str = "scripted"
+    places: list[object] = field(default_factory=list)
     requests: list[SourceRequest] = field(default_factory=list)
     wishes: list[FrameWish] = field(default_factory=list)
     handed_out: int = 0
@@ -64,6 +66,7 @@ class Script:
 class ScriptedSource:
     def __init__(self, script: Script, run: list[Step]) -> None:
         self.facts = SourceFacts(script.kind, script.is_live, script.may_be_quiet, "h264", 1280, 720, 25.0)
+        self.facts.place = script.places[len(script.requests) - 1] if script.places else None
         self._script = script
         self._run = run
 

@@ -27,9 +27,10 @@ def playlist(first, count, *, ended=False, duration_s=2.0, start=None, date=None
 class Walk:
     """A schedule with its counts."""
 
-    def __init__(self, first, **kwargs):
+    def __init__(self, first, now_epoch_s=NOW, **kwargs):
         self.counts = Counter()
-        self.schedule = Schedule(first, NOW, lambda reason, amount: self.counts.update({reason: amount}), **kwargs)
+        count = lambda reason, amount: self.counts.update({reason: amount})  # noqa: E731
+        self.schedule = Schedule(first, now_epoch_s, count, **kwargs)
 
     def take(self):
         taken = []
@@ -69,6 +70,66 @@ def test_live_stream_time_is_the_date_where_there_is_one():
     planned = Walk(playlist(0, 10, date=5000.0)).take()
 
     assert [one.time_s for one in planned] == [5014.0, 5016.0, 5018.0]
+
+
+@pytest.mark.parametrize("late_s", [0.0, 0.1, 0.3, 1.7, 5.0])
+def test_a_segment_keeps_its_time_when_the_stream_is_opened_again(late_s):
+    first = Walk(playlist(0, 6))
+    planned = first.take()
+
+    again = Walk(
+        playlist(0, 6), now_epoch_s=NOW + late_s, resume_s=planned[0].time_s + 0.5, known=first.schedule.placed
+    )
+
+    assert again.take() == planned
+
+
+def test_a_stream_that_is_opened_again_goes_on_in_the_segment_it_was_in_though_another_has_come():
+    first = Walk(playlist(0, 6))
+    planned = first.take()
+
+    again = Walk(playlist(1, 6), now_epoch_s=NOW + 1.0, resume_s=planned[0].time_s + 0.5, known=first.schedule.placed)
+
+    taken = again.take()
+    assert taken[:3] == planned
+    assert (taken[3].segment.sequence, taken[3].time_s) == (6, planned[2].time_s + 2.0)
+
+
+def test_a_stream_that_was_away_for_longer_goes_on_near_its_end_in_its_own_time():
+    first = Walk(playlist(0, 6))
+    planned = first.take()
+
+    again = Walk(playlist(4, 6), now_epoch_s=NOW + 8.5, resume_s=planned[0].time_s + 0.5, known=first.schedule.placed)
+
+    taken = again.take()
+    assert [one.segment.sequence for one in taken] == [7, 8, 9]
+    assert taken[0].time_s == planned[0].time_s + 4 * 2.0
+
+
+def test_what_was_placed_is_known_to_the_opening_after_the_next_though_that_one_failed_early():
+    first = Walk(playlist(0, 6))
+    planned = first.take()
+    resume_s = planned[0].time_s + 0.5
+    second = Walk(playlist(0, 6), now_epoch_s=NOW + 0.3, resume_s=resume_s, known=first.schedule.placed)
+
+    third = Walk(playlist(0, 6), now_epoch_s=NOW + 0.7, resume_s=resume_s, known=second.schedule.placed)
+
+    assert third.take() == planned
+
+
+@pytest.mark.parametrize(
+    ("again", "now_epoch_s"),
+    [(playlist(0, 6), NOW + 60.0), (playlist(0, 4), NOW + 6.0), (playlist(100, 6), NOW + 1.0)],
+    ids=["the same names much later", "all before what was shown", "other numbers"],
+)
+def test_a_server_that_began_anew_is_placed_by_the_wall_clock_and_repeats_no_time(again, now_epoch_s):
+    first = Walk(playlist(0, 6))
+    resume_s = first.take()[1].time_s + 0.5
+
+    walk = Walk(again, now_epoch_s=now_epoch_s, resume_s=resume_s, known=first.schedule.placed)
+
+    first_s = walk.take()[0].time_s
+    assert first_s == max(now_epoch_s - 6.0, resume_s + 0.001)
 
 
 def test_what_is_new_follows_what_was_played():

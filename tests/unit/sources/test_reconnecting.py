@@ -311,6 +311,17 @@ async def test_reading_goes_on_after_the_last_frame_handed_out():
     assert (script.requests[1].resume_after, script.requests[1].resume_due_s) == ("b", 1.0)
 
 
+async def test_what_an_opening_knew_of_its_place_reaches_the_next_and_outlives_one_that_knew_none():
+    clock = FakeClock()
+    script = Script(clock, [[frame(0), broken()], [broken()], [frame(1.0), Pause()]], places=["here", None, None])
+    taker = Taker(a_source(clock, script))
+
+    await clock.advance(5.0)
+
+    assert [asked.resume_place for asked in script.requests] == [None, "here", "here"]
+    taker.task.cancel()
+
+
 async def test_another_rate_reaches_the_open_source_and_the_next_opening():
     clock = FakeClock()
     script = Script(clock, [[frame(0), Pause(5.0), broken()], [frame(1), Pause()]])
