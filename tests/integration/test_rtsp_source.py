@@ -209,6 +209,24 @@ async def test_a_stream_that_loses_one_decoder_after_the_other_is_opened_anew(se
     assert source.status.last_error == "decoder"
 
 
+async def test_a_stream_whose_decoders_have_worked_keeps_its_session_however_often_they_are_lost(
+    server, pool, monkeypatch
+):
+    monkeypatch.setattr("freeroam.sources.rtsp.WORKED_S", 0.0)
+    source = ReconnectingSource(sources(pool), request(server.url("rare-keys"), fps=2.0), SourceConfig(), CLOCK)
+    frames = []
+    async with asyncio.timeout(60), contextlib.aclosing(source.frames()) as stream:
+        for killed in range(4):
+            frames += [await anext(stream) for _ in range(3)]
+            assert pool.replaced == ({"died": killed} if killed else {})
+            os.kill(pool.pids[0], signal.SIGKILL)
+        frames += [await anext(stream) for _ in range(6)]
+
+    assert source.status.reconnects == 0
+    steps = [after.sample_time_s - before.sample_time_s for before, after in itertools.pairwise(frames)]
+    assert steps == pytest.approx([0.5] * 17)
+
+
 @pytest.mark.parametrize("step", ["connecting", "OPTIONS", "DESCRIBE", "SETUP", "PLAY", "playing"])
 async def test_closing_in_the_middle_releases_everything(pool, step):
     reached = asyncio.Event()

@@ -69,3 +69,18 @@ def test_a_restored_grid_goes_on_where_it_was() -> None:
             kept.append(round(time_s, 3))
 
     assert kept == whole
+
+
+def test_what_comes_once_more_is_passed_over_without_moving_the_grid():
+    # Given a grid that goes on where a decoder was lost, four seconds into a group of pictures
+    cadence = Cadence(0.5, 10.0, may_restart=False)
+
+    # When the group comes again from its beginning
+    dues = []
+    for number in range(60):
+        due_s, cadence = cadence.offer(6.0 + number * 0.1)
+        dues += [] if due_s is None else [due_s]
+
+    # Then the next sample is the one that was due, and from then on a jump back is a new beginning again
+    assert dues == pytest.approx([10.0, 10.5, 11.0, 11.5])
+    assert cadence.offer(1.0)[0] == 1.0

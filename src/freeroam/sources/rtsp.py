@@ -26,7 +26,10 @@ from freeroam.vocabulary.frame import Frame, FrameWish
 END_SLACK_S = 2.0
 """A recording that broke off this near its announced end has ended."""
 REST_S = 30.0
-"""A decoder that is lost so soon after the one before is told as a failure: it may be this stream that kills them."""
+"""A decoder that is lost so soon after the one before, and had not worked, is told as a failure: it may be this stream
+that kills them."""
+WORKED_S = 3.0
+"""A decoder that gave frames for so long has worked."""
 GRID_GAP_S = 3600.0
 """After a break longer than this the sampling grid begins anew instead of being continued."""
 
@@ -121,16 +124,18 @@ class RtspSource:
         clock = self._parts.clock
         due_s, lost_s = self._request.resume_due_s, -REST_S
         while True:
+            began_at_s = gave_at_s = clock.monotonic_s()
             try:
                 async with self._parts.pool.open_feed(self._shape(began_s + relay.elapsed_s, due_s)) as feed:
                     self._feed = feed
                     relay.turn_to(feed)
                     async for frame in self._decoded(feed):
+                        gave_at_s = clock.monotonic_s()
                         yield frame
                 return
             except SourceError as error:
                 _prefer_cause(pump, error)
-                is_again = clock.monotonic_s() - lost_s < REST_S
+                is_again = clock.monotonic_s() - lost_s < REST_S and gave_at_s - began_at_s < WORKED_S
                 if error.source_code is not SourceErrorCode.DECODER or relay.is_over or is_again:
                     raise
                 lost_s, due_s = clock.monotonic_s(), feed.next_due_s
@@ -148,6 +153,8 @@ class RtspSource:
             container="rtp",
             lookahead=False,
             next_due_s=due_s,
+            # The group of pictures that a decoder was lost in comes to the next one from its beginning.
+            skip_until_s=self._last_time_s if self._last_time_s and due_s is not None else None,
             starts_at_s=starts_at_s,
             owner=self._request.stream_ref,
         )

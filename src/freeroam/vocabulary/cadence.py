@@ -21,10 +21,13 @@ class Cadence:
     Attributes:
         interval_s: Seconds between samples; 0 takes every frame.
         next_due_s: Stream time of the next sample; None before the first frame.
+        may_restart: Whether a jump back begins the grid anew. False where what was shown already comes once more first,
+            to be decoded only; true again from the first sample on.
     """
 
     interval_s: float
     next_due_s: float | None = None
+    may_restart: bool = True
 
     @classmethod
     def of_fps(cls, fps: float, next_due_s: float | None = None) -> Cadence:
@@ -37,7 +40,7 @@ class Cadence:
         Returns:
             The due time that this frame answers (None: the frame is not wanted) and the grid after it.
         """
-        if self.next_due_s is None or time_s < self.next_due_s - RESTART_INTERVALS * max(self.interval_s, 0.25):
+        if self.next_due_s is None or self.is_restart(time_s):
             return time_s, replace(self, next_due_s=time_s + self.interval_s)
         if self.interval_s <= 0:
             return time_s, replace(self, next_due_s=time_s)
@@ -46,4 +49,10 @@ class Cadence:
             return None, self
         passed = math.floor(lead)
         due_s = self.next_due_s + passed * self.interval_s
-        return due_s, replace(self, next_due_s=due_s + self.interval_s)
+        return due_s, replace(self, next_due_s=due_s + self.interval_s, may_restart=True)
+
+    def is_restart(self, time_s: float) -> bool:
+        """Return whether a frame of ``time_s`` shows that stream time began anew."""
+        if self.next_due_s is None or not self.may_restart:
+            return False
+        return time_s < self.next_due_s - RESTART_INTERVALS * max(self.interval_s, 0.25)

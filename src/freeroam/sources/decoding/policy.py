@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeAlias, TypeVar
 
-from freeroam.vocabulary.cadence import RESTART_INTERVALS, TOLERANCE_SHARE, Cadence
+from freeroam.vocabulary.cadence import TOLERANCE_SHARE, Cadence
 
 KEYFRAMES = "keyframes"
 REFERENCES = "references"
@@ -282,7 +282,7 @@ class LiveSelector(Generic[PayloadT]):
         if cadence.next_due_s is None:
             return True
         due_s = cadence.next_due_s - TOLERANCE_SHARE * cadence.interval_s
-        if unit.time_s < cadence.next_due_s - RESTART_INTERVALS * max(cadence.interval_s, 0.25):
+        if cadence.is_restart(unit.time_s):
             self._jumped_from = cadence
         if self._jumped_from == cadence:
             # The grid begins anew with a picture that the codec has not given out yet.

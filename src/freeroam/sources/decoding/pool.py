@@ -168,7 +168,7 @@ class DecoderPool:
                 self._ready.clear()
                 await self._ready.wait()
                 continue
-            slot = min(alive, key=lambda slot: slot.load)
+            slot = min(alive, key=lambda slot: (slot.load, not slot.is_heard))
             if slot.is_heard or await slot.answers(PROOF_S):
                 return slot
             silent.add(slot)

@@ -56,7 +56,8 @@ class FeedThread:
         self._limits = limits
         self._send_now = send
         self._credit: deque[Offer] = deque(message["credit"])
-        self._cadence = Cadence.of_fps(message["fps"], message["next_due_s"])
+        goes_on = message["skip_until_s"] is not None
+        self._cadence = Cadence(1.0 / message["fps"], message["next_due_s"], may_restart=not goes_on)
         self._wished_fps: float | None = None
         self._box = (message["width_px"], message["height_px"])
         self._scaler = Scaler(self._box)
@@ -283,7 +284,7 @@ class FeedThread:
             return
         old = self._cadence
         due_s = None if old.next_due_s is None else old.next_due_s - old.interval_s + 1.0 / fps
-        self._cadence = Cadence.of_fps(fps, due_s)
+        self._cadence = Cadence(1.0 / fps, due_s, old.may_restart)
 
     def _tell_facts(self, stream: VideoStream) -> None:
         context = stream.codec_context
