@@ -16,8 +16,11 @@ from gi.repository import GLib, Gst, GstRtspServer  # noqa: E402
 PICTURES = "videotestsrc is-live=true pattern=ball ! video/x-raw,format=I420,width=320,height=240,framerate=25/1"
 H264 = f"{PICTURES} ! x264enc tune=zerolatency key-int-max=25 bframes=0 speed-preset=ultrafast"
 B_FRAMES = "x264enc key-int-max=50 bframes=2 b-adapt=false rc-lookahead=5 sync-lookahead=0 ! video/x-h264,profile=high"
+SNOW = "videotestsrc is-live=true pattern=snow ! video/x-raw,format=I420,width=640,height=360,framerate=25/1"
+FAT = f"{SNOW} ! x264enc tune=zerolatency bitrate=6000 key-int-max=25 speed-preset=ultrafast"
 MOUNTS = {
     "/h264": f"( {H264} ! rtph264pay name=pay0 pt=96 config-interval=-1 )",
+    "/fat": f"( {FAT} ! rtph264pay name=pay0 pt=96 )",
     "/rare-keys": f"( {H264.replace('key-int-max=25', 'key-int-max=100')} ! rtph264pay name=pay0 pt=96 )",
     "/b-frames": f"( {PICTURES} ! {B_FRAMES} ! rtph264pay name=pay0 pt=96 )",
     "/h265": f"( {PICTURES} ! x265enc tune=zerolatency key-int-max=25 ! rtph265pay name=pay0 pt=96 )",

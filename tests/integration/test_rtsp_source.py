@@ -86,6 +86,16 @@ async def test_frames_come_at_the_asked_rate_and_size(server, pool, mount, codec
     await until(lambda: pool.open_feeds == 0)
 
 
+async def test_a_stream_of_many_megabits_goes_on(server, pool):
+    # Given a camera that sends megabytes within the test: FFmpeg's own demuxer of sessions hung after 280,000 bytes
+    async with asyncio.timeout(60):
+        frames = await take(sources(pool)(request(server.url("fat"))), 20, 60.0)
+
+    steps = [later.sample_time_s - earlier.sample_time_s for earlier, later in itertools.pairwise(frames)]
+    assert steps == pytest.approx([0.2] * 19, abs=0.001)
+    assert pool.replaced == {}
+
+
 async def test_a_stream_with_rare_keyframes_gives_every_sample(server, pool):
     frames = await take(sources(pool)(request(server.url("rare-keys"), fps=10.0)), 30)
 

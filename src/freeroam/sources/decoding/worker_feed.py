@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import av
 from av.container import InputContainer
@@ -21,9 +21,12 @@ from freeroam.sources.decoding.places import Offer
 from freeroam.sources.decoding.policy import GroupSelector, LiveSelector, Unit
 from freeroam.sources.decoding.worker_input import Closed, Gate, PacketInput, PushInput, SeekInput
 from freeroam.sources.decoding.worker_opening import Limits, open_bytes, seek_before, video_of
+from freeroam.sources.decoding.worker_rtp import Packet, RtpVideo
 from freeroam.sources.decoding.worker_scaling import Pixels, Scaler
 from freeroam.vocabulary.cadence import Cadence
 from freeroam.vocabulary.errors import SourceError, SourceErrorCode
+
+Video: TypeAlias = VideoStream | RtpVideo
 
 HOPELESS_PACKETS = 250
 """So many refused packets in a row, and the run is given up."""
@@ -61,7 +64,7 @@ class FeedThread:
         self._wished_fps: float | None = None
         self._box = (message["width_px"], message["height_px"])
         self._scaler = Scaler(self._box)
-        self._selector: GroupSelector[av.Packet[VideoStream]] | LiveSelector[av.Packet[VideoStream]]
+        self._selector: GroupSelector[Packet] | LiveSelector[Packet]
         self._selector = GroupSelector() if message["lookahead"] else LiveSelector()
         self._shift_s = 0.0
         self._reached_s: float | None = None
@@ -126,21 +129,26 @@ class FeedThread:
         self._send({"op": op, "feed": self.number, "reached_s": self._reached_s, **message})
 
     def _decode_run(self) -> None:
-        with self._open() as container:
+        if isinstance(self.input, PacketInput):
+            video = RtpVideo(self.input, self._limits)
+            self._tell_facts(video)
+            self._decode_packets(video.packets(), video)
+            return
+        with self._open(self.input) as container:
             stream = video_of(container, self._limits, self._box)
             self._tell_facts(stream)
             if isinstance(self.input, SeekInput):
                 self._seek(container, stream)
-            self._decode_packets(container, stream, _Units(stream))
+            self._decode_packets(container.demux(stream), stream)
 
-    def _open(self) -> InputContainer:
+    def _open(self, source: PushInput | SeekInput) -> InputContainer:
         """Open the demuxer.
 
         Raises:
             SourceError: ``bad_data``: it is no container.
         """
         try:
-            return open_bytes(self.input, self._asked["container"], self._limits)
+            return open_bytes(source, self._asked["container"], self._limits)
         except FFmpegError as error:
             if self.gate.is_closed:
                 raise Closed from error
@@ -155,8 +163,8 @@ class FeedThread:
         if self._asked["skip_until_s"] is not None:
             seek_before(container, stream, self._asked["skip_until_s"] - self._shift_s)
 
-    def _decode_packets(self, container: InputContainer, stream: VideoStream, units: _Units) -> None:
-        packets = container.demux(stream)
+    def _decode_packets(self, packets: Iterator[Packet], stream: Video) -> None:
+        units = _Units(stream)
         failure: SourceError | None = None
         while True:
             try:
@@ -182,7 +190,7 @@ class FeedThread:
         if self._packets == 0 and self._asked["skip_until_s"] is None:
             raise SourceError(SourceErrorCode.NO_VIDEO, "there is no picture in it")
 
-    def _next_packet(self, packets: Iterator[av.Packet[VideoStream]]) -> av.Packet[VideoStream] | None:
+    def _next_packet(self, packets: Iterator[Packet]) -> Packet | None:
         """Return the next packet; None at the end, which for a file that was cut off is where the cut is.
 
         Raises:
@@ -208,7 +216,7 @@ class FeedThread:
             self._shift_s = self._asked["starts_at_s"] - unit.time_s
         return replace(unit, time_s=unit.time_s + self._shift_s) if self._shift_s else unit
 
-    def _take_step(self, step: av.Packet[VideoStream] | None, stream: VideoStream) -> None:
+    def _take_step(self, step: Packet | None, stream: Video) -> None:
         """Put a packet through the codec, or have it give out what it holds, and pass samples on."""
         if step is None and not self._holds_pictures:
             return
@@ -233,7 +241,7 @@ class FeedThread:
         for frame in frames:
             self._offer(frame, stream)
 
-    def _offer(self, frame: VideoFrame, stream: VideoStream) -> None:
+    def _offer(self, frame: VideoFrame, stream: Video) -> None:
         """Send a decoded picture on if a sample is due."""
         pts_s = (frame.pts or 0) * float(stream.time_base or 0)
         time_s = pts_s + self._shift_s
@@ -286,19 +294,19 @@ class FeedThread:
         due_s = None if old.next_due_s is None else old.next_due_s - old.interval_s + 1.0 / fps
         self._cadence = Cadence(1.0 / fps, due_s, old.may_restart)
 
-    def _tell_facts(self, stream: VideoStream) -> None:
+    def _tell_facts(self, stream: Video) -> None:
         context = stream.codec_context
         width, height = self._size or (context.width, context.height)
         rate = stream.average_rate or stream.guessed_rate
         facts = {
             "codec": context.name,
-            "width_px": width,
-            "height_px": height,
+            "width_px": width or None,
+            "height_px": height or None,
             "fps": round(float(rate), 3) if rate else None,
             "decode": self._selector.mode,
             "packets": self._packets,
             "decoded_packets": self._decoded,
-            "bad_packets": self._bad,
+            "bad_packets": self._bad + (stream.broken if isinstance(stream, RtpVideo) else 0),
         }
         if facts != self._facts:
             self._facts = facts
@@ -308,7 +316,7 @@ class FeedThread:
 class _Units:
     """Says of each packet what can be known before it is decoded, and gives a time to those without one."""
 
-    def __init__(self, stream: VideoStream) -> None:
+    def __init__(self, stream: Video) -> None:
         context = stream.codec_context
         self._reader = PictureReader(context.name, context.extradata)
         rate = stream.average_rate or stream.guessed_rate
@@ -316,7 +324,7 @@ class _Units:
         self._time_base = float(stream.time_base or 0) or 1.0 / 90_000.0
         self._last_s = -self._step_s
 
-    def next(self, packet: av.Packet[VideoStream]) -> Unit:
+    def next(self, packet: Packet) -> Unit:
         """Return what is known of ``packet``; a missing presentation time is filled in, in the packet too."""
         if packet.pts is None:
             guess = round((self._last_s + self._step_s) / self._time_base)

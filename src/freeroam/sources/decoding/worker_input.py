@@ -152,38 +152,31 @@ class PushInput:
 
 
 class PacketInput(PushInput):
-    """A file object over pushed records, each a 16-bit length and as many bytes, that gives one record a read.
-
-    The demuxer of session descriptions reads the description up to an end, then a packet a read from the same place: so
-    one end is given after the first record, and the final one after the last.
-    """
+    """Pushed records, each a 16-bit length and as many bytes, that are taken one by one."""
 
     def __init__(self, gate: Gate, acknowledge: Callable[[int], None]) -> None:
         super().__init__(gate, acknowledge)
         self._unparsed = bytearray()
-        self._given = 0
+        self._at = 0
 
-    def read(self, size: int) -> bytes:
-        """Return the next record, waiting for it; nothing after the first record and at the end.
+    def next_record(self) -> bytes | None:
+        """Return the next record, waiting for it; None at the end.
 
         Raises:
             Closed: The feed was closed.
         """
-        if self._given == 1:
-            self._given += 1
-            return b""
         while True:
-            length = int.from_bytes(self._unparsed[:2], "big")
-            if len(self._unparsed) >= 2 + length and len(self._unparsed) >= 2:
-                break
-            data = super().read(READ_BYTES)
+            begin = self._at + 2
+            end = begin + int.from_bytes(self._unparsed[self._at : begin], "big")
+            if len(self._unparsed) >= max(begin, end):
+                self._at = end
+                return bytes(self._unparsed[begin:end])
+            del self._unparsed[: self._at]
+            self._at = 0
+            data = self.read(READ_BYTES)
             if not data:
-                return b""
+                return None
             self._unparsed += data
-        record = bytes(self._unparsed[2 : 2 + length][:size])
-        del self._unparsed[: 2 + length]
-        self._given += 1
-        return record
 
 
 class SeekInput:

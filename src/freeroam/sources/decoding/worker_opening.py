@@ -11,7 +11,7 @@ from av.error import FFmpegError
 from av.video.stream import VideoStream
 
 from freeroam.sources.decoding.geometry import fitted_size
-from freeroam.sources.decoding.worker_input import READ_BYTES, PacketInput, PushInput, SeekInput
+from freeroam.sources.decoding.worker_input import READ_BYTES, PushInput, SeekInput
 from freeroam.vocabulary.errors import SourceError, SourceErrorCode
 
 DEMUXERS = {
@@ -29,15 +29,6 @@ KNOWN_DEMUXERS = "mpegts,mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,flv,avi,mpeg,mpeg
 """What probing may find; without this list a text that lists other addresses would be opened as a playlist."""
 
 BYTES_OPTIONS = {"protocol_whitelist": "none", "format_whitelist": KNOWN_DEMUXERS, "analyzeduration": "3000000"}
-PACKET_OPTIONS = {
-    "sdp_flags": "custom_io",
-    "protocol_whitelist": "none",
-    "analyzeduration": "1000000",
-    "fpsprobesize": "0",
-    "reorder_queue_size": "0",
-}
-PACKET_BUFFER_BYTES = 256 * 1024
-"""Room for a whole packet (at most 64 KiB) in each read of the demuxer, which never takes the last 32 KiB."""
 SEEK_BACK_S = (0.0, 12.0, 60.0)
 """How far before the wanted time to look for a keyframe, in containers that do not list them."""
 
@@ -70,9 +61,6 @@ def open_bytes(source: PushInput | SeekInput, container: str | None, limits: Lim
     Raises:
         FFmpegError: It is no such container.
     """
-    if isinstance(source, PacketInput):
-        options = {**PACKET_OPTIONS, "max_pixels": str(limits.max_pixels), "threads": "1"}
-        return av.open(source, "r", "sdp", options=options, buffer_size=PACKET_BUFFER_BYTES)
     options = {**BYTES_OPTIONS, "max_pixels": str(limits.max_pixels), "threads": "1"}
     demuxer = None if container is None else DEMUXERS[container]
     opened: InputContainer = av.open(source, "r", demuxer, options=options, buffer_size=READ_BYTES)
