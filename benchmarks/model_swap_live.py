@@ -28,7 +28,7 @@ import psutil
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.doors import KEY, RAISED, Server, say_settings
-from benchmarks.service import free_port, pss_bytes, write_json
+from benchmarks.service import free_port, memory_bytes, write_json
 
 from freeroam.client import AsyncClient, Client, Retries
 from freeroam.vocabulary.errors import FreeroamError
@@ -213,18 +213,28 @@ def wait_until(condition: Any, limit_s: float = 60.0) -> None:
 
 
 def memory_mib(server: Server, seconds: int = 8) -> dict[str, float]:
-    """Return the memory (PSS) of the service and its children while only the jobs run: the medians of so many looks."""
+    """Return the memory of the service and its children while only the jobs run: the medians of so many looks.
+
+    It is what they have of their own and share among themselves. Pages of files are left out: the proportional share
+    of them grows whenever another program that maps the same libraries ends.
+    """
     time.sleep(2.0)
     looks: list[Counter[str]] = []
     for _ in range(seconds):
         time.sleep(1.0)
-        look: Counter[str] = Counter({"service": pss_bytes(server.process.pid)})
+        look: Counter[str] = Counter({"service": own_bytes(server.process.pid)})
         for child in psutil.Process(server.process.pid).children(recursive=True):
             line = " ".join(child.cmdline())
-            look["models" if "engines.replica" in line else "decoders"] += pss_bytes(child.pid)
+            look["models" if "engines.replica" in line else "decoders"] += own_bytes(child.pid)
         looks.append(look)
     told = {name: statistics.median(look[name] for look in looks) / 2**20 for name in looks[0]}
     return {**told, "all": statistics.median(look.total() for look in looks) / 2**20}
+
+
+def own_bytes(pid: int) -> int:
+    """Return the memory of a process that is not of files, its part of what it shares with others."""
+    memory = memory_bytes(pid)
+    return memory["Pss_Anon"] + memory["Pss_Shmem"]
 
 
 def swap_all(client: Client, server: Server, chosen: argparse.Namespace) -> tuple[list[float], set[int]]:

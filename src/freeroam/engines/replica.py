@@ -32,7 +32,7 @@ from freeroam.models.answers import normalised, plain
 from freeroam.models.base import MAX_TOKENS, BaseVLM, Question, Said, Speaker
 from freeroam.models.loading import load_model
 from freeroam.processes.lifeline import connect
-from freeroam.processes.memory import keep_large_blocks_apart
+from freeroam.processes.memory import give_memory_back, keep_large_blocks_apart
 from freeroam.processes.ring import RingReader
 from freeroam.processes.wire import BLOBS, BlockingWire, Message
 from freeroam.vocabulary.errors import FreeroamError
@@ -321,6 +321,8 @@ def _read_call(message: Message, rings: RingReader, max_tokens: int) -> _Call:
         )
         params = InferenceParams(**question["params"]) if question["params"] else _DEFAULT_PARAMS
         questions.append(Question(frames, question["prompt"], params, max_tokens))
+    if rings.trim():
+        give_memory_back(collects=False)
     return _Call(message["id"], questions, [bool(question["pieces"]) for question in message["questions"]])
 
 

@@ -30,6 +30,9 @@ KEPT_TRIMS = 5
 REUSED_BYTES = 32 * 1024 * 1024
 """A reader keeps no more than this for copies to come."""
 
+REUSED_TRIMS = 32
+"""A block that was not needed between so many trims is given up, so that a burst of pictures keeps nothing for good."""
+
 _numbers = itertools.count(1)
 
 
@@ -200,6 +203,8 @@ class RingReader:
     def __init__(self) -> None:
         self._maps: dict[int, memoryview] = {}
         self._blocks: deque[bytearray] = deque()
+        self._last_used: deque[int] = deque()
+        self._trims = 0
         self._kept_bytes = 0
 
     def attach(self, number: int, descriptor: int) -> None:
@@ -215,19 +220,34 @@ class RingReader:
         copied[:] = self._maps[number][at : at + size_bytes]
         return copied
 
+    def trim(self) -> bool:
+        """Give up blocks that were not needed lately, and return whether there were any; for after each batch."""
+        self._trims += 1
+        had = len(self._blocks)
+        while self._last_used and self._trims - self._last_used[0] > REUSED_TRIMS:
+            self._give_up_oldest()
+        return len(self._blocks) < had
+
     def _block(self, size_bytes: int) -> bytearray:
-        for _ in range(len(self._blocks)):
-            block = self._blocks.popleft()
-            self._blocks.append(block)
-            # Ours, the one in the queue and the argument: nothing else refers to it, no view either.
-            if len(block) == size_bytes and sys.getrefcount(block) == 3:
-                return block
-        block = bytearray(size_bytes)
+        """Return a block that nobody refers to: the one used last, so that those which are too many grow old."""
+        for index in reversed(range(len(self._blocks))):
+            # The queue and the argument: nothing else refers to it, no view either.
+            if len(self._blocks[index]) == size_bytes and sys.getrefcount(self._blocks[index]) == 2:
+                block = self._blocks[index]
+                del self._blocks[index], self._last_used[index]
+                break
+        else:
+            block = bytearray(size_bytes)
+            self._kept_bytes += size_bytes
         self._blocks.append(block)
-        self._kept_bytes += size_bytes
+        self._last_used.append(self._trims)
         while self._kept_bytes > REUSED_BYTES:
-            self._kept_bytes -= len(self._blocks.popleft())
+            self._give_up_oldest()
         return block
+
+    def _give_up_oldest(self) -> None:
+        self._kept_bytes -= len(self._blocks.popleft())
+        self._last_used.popleft()
 
 
 def _in_pages(size_bytes: int) -> int:

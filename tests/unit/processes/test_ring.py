@@ -12,7 +12,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from freeroam.processes.ring import KEPT_TRIMS, PAGE_BYTES, REUSED_BYTES, FrameRing, RingReader, RingWriter, place_of
+from freeroam.processes.ring import (
+    KEPT_TRIMS,
+    PAGE_BYTES,
+    REUSED_BYTES,
+    REUSED_TRIMS,
+    FrameRing,
+    RingReader,
+    RingWriter,
+    place_of,
+)
 
 
 @pytest.fixture
@@ -194,3 +203,24 @@ def test_a_reader_keeps_only_so_much_for_copies_to_come() -> None:
     assert sum(len(block) for block in reader._blocks) <= REUSED_BYTES
     assert len({np.frombuffer(copy, np.uint8).ctypes.data for copy in held}) == 4
     ring.close()
+
+
+def test_a_reader_gives_up_what_only_a_burst_of_copies_needed(ring) -> None:
+    # Given a burst of pictures that are looked at together
+    reader = reader_of(ring)
+    burst = [reader.copy(ring.number, 0, 100) for _ in range(20)]
+    assert len(reader._blocks) == 20
+
+    # When batches of two follow for long enough
+    del burst
+    gave_up = []
+    for _ in range(REUSED_TRIMS + 1):
+        gave_up.append(reader.trim())
+        pair = [reader.copy(ring.number, 0, 100) for _ in range(2)]
+        assert len({np.frombuffer(copy, np.uint8).ctypes.data for copy in pair}) == 2
+        del pair
+
+    # Then no more is kept than they need
+    assert gave_up == [False] * REUSED_TRIMS + [True]
+    assert len(reader._blocks) == 2
+    assert reader._kept_bytes == 200
