@@ -306,6 +306,15 @@ async def test_of_versions_that_share_only_those_that_are_loaded_are_asked(runs:
             await engine.ask(question(model="fake@2"))
 
 
+async def test_a_model_that_was_lost_before_it_was_ever_there_is_still_loading(runs: Runs) -> None:
+    async with runs(fake(load_ms=60_000.0), is_awaited=False, load_timeout_s=0.2, max_deaths=1000) as engine:
+        await until(lambda: "said nothing" in (engine.describe().error or ""))
+
+        assert engine.describe().state in {ModelState.LOADING, ModelState.WARMING}
+        with pytest.raises(ModelNotReady, match="still loading"):
+            await engine.ask(question())
+
+
 async def test_frames_too_large_to_send_are_refused(runs: Runs) -> None:
     huge = Frame(b"", 20_000, 20_000, "0", 0.0, 0.0, 0.0, 0.0, 20_000, 20_000)
 

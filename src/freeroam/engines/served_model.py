@@ -18,17 +18,17 @@ from freeroam.clock import Clock
 from freeroam.engines.alarm import Alarm
 from freeroam.engines.answering import Rehome, give_up, hand_out, second_chances
 from freeroam.engines.dispatch import Dispatch
-from freeroam.engines.first_load import FirstLoad
 from freeroam.engines.health import Health
 from freeroam.engines.places import KeptPlace
 from freeroam.engines.replica_process import Loss, ReplicaProcess
 from freeroam.engines.replica_set import ReplicaSet
 from freeroam.engines.specs import EngineConfig, ModelSpec
+from freeroam.engines.standing import Standing
 from freeroam.engines.statistics import Statistics
 from freeroam.observability.logs import get_logger
 from freeroam.observability.metrics import Metrics
 from freeroam.processes.wire import Message
-from freeroam.vocabulary.errors import Draining, FreeroamError, ModelError, ModelNotReady, NotFound
+from freeroam.vocabulary.errors import Draining, FreeroamError, ModelError
 from freeroam.vocabulary.inference import InferenceRequest, Priority
 from freeroam.vocabulary.model import ModelInfo, ModelState, ModelWishes
 
@@ -50,8 +50,6 @@ class ServedModel:
         changed: Set whenever its state may be another.
         wishes: What it would like to be given, no larger batches than may be; until it is known, what the version
             before it liked.
-        first_load: Whether it was there for anybody yet.
-        loss: Why a replica was lost, the last time one was; None if none was since all were ready.
     """
 
     def __init__(self, spec: ModelSpec, config: EngineConfig, clock: Clock, metrics: Metrics | None = None) -> None:
@@ -59,7 +57,6 @@ class ServedModel:
         self.version = spec.version
         self.changed = asyncio.Event()
         self.wishes = ModelWishes(max_batch=1)
-        self.loss: str | None = None
         self._name = f"model {spec.name}@{spec.version}"
         self._config = config
         self._clock = clock
@@ -70,13 +67,9 @@ class ServedModel:
         self._replicas = ReplicaSet(spec, config, clock, self)
         self._pumping: asyncio.Handle | None = None
         self._alarm = Alarm(clock, self._pump)
-        self._known: ReplicaProcess | None = None
-        self.first_load = FirstLoad(clock)
-        self._was_complete = False
         self._health = Health(config.health_interval_s)
-        self._rehome: Rehome | None = None
+        self._standing = Standing(self._name, self._replicas, self._health, clock)
         self._emptied = asyncio.Event()
-        self._ending: Callable[[], FreeroamError] | None = None
 
     # Its life.
 
@@ -93,10 +86,10 @@ class ServedModel:
             Draining: It was stopped.
         """
         while not self._replicas.is_complete:
-            if self._ending is not None:
-                raise self._ending()
-            if self.loss is not None:
-                raise ModelError(f"{self._name} did not load: {self.loss}", code="load_failed")
+            if self._standing.ending is not None:
+                raise self._standing.ending()
+            if self._standing.loss is not None:
+                raise ModelError(f"{self._name} did not load: {self._standing.loss}", code="load_failed")
             self.changed.clear()
             await self.changed.wait()
 
@@ -108,7 +101,7 @@ class ServedModel:
 
     def retire(self, rehome: Rehome) -> None:
         """Take no new requests; those that wait and name no version go to ``rehome``, the others stay."""
-        self._rehome = rehome
+        self._standing.rehome = rehome
         for replica in self._replicas.ready:
             self._batcher.put_back([ticket for ticket in replica.book.take_back() if not ticket.is_over])
         self._batcher.take_in(rehome(self._batcher.give_away()))
@@ -118,7 +111,7 @@ class ServedModel:
 
     def resume(self) -> None:
         """Take requests again after ``retire``."""
-        self._rehome = None
+        self._standing.rehome = None
         self._replicas.fill()
         self._schedule_pump()
         self._tell()
@@ -134,10 +127,10 @@ class ServedModel:
 
         After ``retire``, what is being answered is asked of the version that follows, where nobody has heard any of it.
         """
-        self._ending = error = error or partial(Draining, "the service is stopping")
+        self._standing.ending = error = error or partial(Draining, "the service is stopping")
         self._alarm.cancel()
         self._batcher.fail_all(error)
-        give_up(self._replicas.members, self._rehome, error)
+        give_up(self._replicas.members, self._standing.rehome, error)
         self._look_if_done()
         self._tell()
         await self._replicas.stop(self._config.stop_grace_s if grace_s is None else grace_s)
@@ -147,7 +140,7 @@ class ServedModel:
 
     def reserve(self, priority: Priority) -> KeptPlace:
         """Keep a place in the queue; raises as ``Engine.reserve`` does."""
-        self._check_open()
+        self._standing.check_open()
         return KeptPlace(self, self._batcher.reserve(priority))
 
     def admit(self, request: InferenceRequest, *, has_place: bool = False) -> Ticket:
@@ -158,7 +151,7 @@ class ServedModel:
             has_place: Whether it had a place, here or in a version before this one; then no bound is asked.
         """
         try:
-            self._check_open(has_place=has_place, waits_for_load=request.waits_for_load)
+            self._standing.check_open(has_place=has_place, waits_for_load=request.waits_for_load)
             ticket = self._batcher.admit(request, has_place=has_place)
         except FreeroamError:
             self._statistics.count_outcome("rejected")
@@ -170,8 +163,8 @@ class ServedModel:
     def take_in(self, tickets: list[Ticket]) -> None:
         """Let requests wait here that waited for another version."""
         self._batcher.take_in(tickets)
-        if self._ending is not None:
-            self._batcher.fail_all(self._ending)
+        if self._standing.ending is not None:
+            self._batcher.fail_all(self._standing.ending)
         self._schedule_pump()
 
     def give_away(self) -> list[Ticket]:
@@ -210,52 +203,42 @@ class ServedModel:
 
     @property
     def is_open(self) -> bool:
-        """Whether it takes requests: it neither ends, nor loads for the first time, nor has it failed for now."""
-        return not (self._ending or self._rehome or self._replicas.is_stopped or self.first_load.refuses)
+        """Whether it takes requests."""
+        return self._standing.is_open
 
     @property
     def awaits_load(self) -> bool:
         """Whether requests wait until it is there for the first time."""
-        return self.first_load.is_awaited
+        return self._standing.first_load.is_awaited
 
     @property
     def is_retired(self) -> bool:
         """Whether it only finishes what it has."""
-        return self._rehome is not None
+        return self._standing.rehome is not None
 
     @property
     def is_ending(self) -> bool:
         """Whether its replicas are being ended, or gone."""
-        return self._ending is not None
+        return self._standing.ending is not None
 
     @property
     def state(self) -> ModelState:
         """Where it is in its life."""
-        if self._ending is not None:
-            return ModelState.UNLOADED
-        if self._rehome is not None:
-            return ModelState.DRAINING
-        if self._replicas.is_complete:
-            return ModelState.DEGRADED if self._health.error else ModelState.READY
-        if self._replicas.is_stopped:
-            return ModelState.FAILED
-        if self._was_complete or self.loss is not None:
-            return ModelState.DEGRADED
-        return ModelState.WARMING if self._replicas.is_warming else ModelState.LOADING
+        return self._standing.state
 
     @property
     def error(self) -> str | None:
-        """Why it is degraded or failed; None if it is neither."""
-        return self.loss or self._health.error
+        """What was wrong last; None if all is well."""
+        return self._standing.error
 
     def assume(self, before: ServedModel) -> None:
         """Take the place of a version that answers no more: its wishes, and its requests, which wait for the load."""
         self.wishes = before.wishes
-        self.first_load.is_waited_for = True
+        self._standing.first_load.is_waited_for = True
 
     def describe(self) -> ModelInfo:
         """Return what the outside sees of it."""
-        known = self._known
+        known = self._standing.known
         return ModelInfo(
             name=self.spec.name,
             version=self.spec.version,
@@ -282,11 +265,9 @@ class ServedModel:
     def replica_changed(self, replica: ReplicaProcess) -> None:
         """Note that a replica goes on with loading, or is ready."""
         if replica.is_ready:
-            self._known, self.first_load.is_over = replica, True
-            self._note_wishes()
             self._replicas.note_ready()
-            if self._replicas.is_complete:
-                self._was_complete, self.loss = True, None
+            self._standing.note_ready(replica)
+            self._note_wishes()
             self._schedule_pump()
         else:
             self._replicas.note_change()
@@ -318,19 +299,19 @@ class ServedModel:
         """Replace a replica that is gone, unless they keep dying; ask its questions again, once."""
         if not self._replicas.note_loss(replica, loss):
             return
-        self.loss = loss.message
+        self._standing.loss = loss.message
         self._health.forget(replica)
         self._statistics.count_restart(loss.reason)
         again = [*loss.innocents, *second_chances(loss, self._statistics)]
         self._batcher.put_back(again)
-        if self._rehome is not None:
-            self._batcher.take_in(self._rehome(self._batcher.give_away()))
+        if self._standing.rehome is not None:
+            self._batcher.take_in(self._standing.rehome(self._batcher.give_away()))
         log.warning("replica_lost", replica=replica.name, reason=loss.reason, why=loss.message, asked_again=len(again))
         if self._replicas.is_stopped:
-            failed = self._batcher.fail_all(self._not_ready)
+            failed = self._batcher.fail_all(self._standing.failure)
             self._statistics.count_outcome("failed", failed)
             log.error("model_failed", model=self.spec.name, version=self.spec.version, why=loss.message)
-        if self._rehome is None or len(self._batcher):
+        if self._standing.rehome is None or len(self._batcher):
             self._replicas.fill()
         self._tell()
         self._schedule_pump()
@@ -342,7 +323,7 @@ class ServedModel:
         if self._pumping is not None:
             self._pumping.cancel()
             self._pumping = None
-        if self._ending is not None:
+        if self._standing.ending is not None:
             return
         now_s = self._clock.monotonic_s()
         self._statistics.count_outcome("expired", len(self._batcher.expire()))
@@ -364,11 +345,11 @@ class ServedModel:
 
     def _schedule_pump(self) -> None:
         """Pump once in this turn of the loop, after everybody else who asks in it."""
-        if self._pumping is None and self._ending is None:
+        if self._pumping is None and self._standing.ending is None:
             self._pumping = asyncio.get_running_loop().call_soon(self._pump)
 
     def _look_if_done(self) -> None:
-        if self._rehome is not None and self.is_done:
+        if self._standing.rehome is not None and self.is_done:
             self._emptied.set()
 
     @property
@@ -376,24 +357,11 @@ class ServedModel:
         """Whether all that it has begun or kept is answered."""
         return not len(self._batcher) and not self._batcher.reserved and self._replicas.is_idle
 
-    def _check_open(self, *, has_place: bool = False, waits_for_load: bool = False) -> None:
-        if self._rehome is not None and not has_place:
-            raise NotFound(f"{self._name} is being unloaded; leave out the version to ask the one that follows")
-        if self._ending is not None:
-            raise self._ending()
-        if self._replicas.is_stopped:
-            raise self._not_ready()
-        if self.first_load.refuses and not waits_for_load:
-            raise self.first_load.refusal(self._name)
-
-    def _not_ready(self) -> ModelNotReady:
-        return ModelNotReady(f"{self._name} has failed: {self.loss}", retry_after_s=self._replicas.retry_in_s)
-
     def _note_wishes(self) -> None:
-        if self._known is not None:
-            wishes = self._known.wishes
-            most = min(wishes.max_batch, self._batcher.rules.max_batch)
-            self.wishes = wishes.model_copy(update={"max_batch": most})
+        known = self._standing.known
+        if known is not None:
+            most = min(known.wishes.max_batch, self._batcher.rules.max_batch)
+            self.wishes = known.wishes.model_copy(update={"max_batch": most})
 
     def _tell(self) -> None:
         self._statistics.show(len(self._replicas.ready))
