@@ -282,7 +282,7 @@ async def test_a_model_that_loads_for_the_first_time_refuses_at_once(runs: Runs)
             refusals += [asked.value, listened.value, reserved.value]
 
         assert all(1.0 <= refusal.retry_after_s <= 30.0 for refusal in refusals)
-        assert (engine.describe().queued, engine.describe().statistics["questions"]["rejected"]) == (0, 6)
+        assert (engine.describe().queued, engine.describe().statistics["questions"]["rejected"]) == (0, 9)
         assert (await engine.ask(question(model="ready"))).predictions
 
 
@@ -702,6 +702,54 @@ async def test_an_ensemble_keeps_deadlines_places_and_cancelling(runs: Runs) -> 
                 task.cancel()
             await asyncio.gather(*asking, return_exceptions=True)
             assert engine.describe("one").queued == 0
+
+
+@pytest.mark.parametrize("is_heard", [False, True])
+async def test_a_gate_is_not_asked_for_what_the_model_behind_it_cannot_take(runs: Runs, is_heard: bool) -> None:
+    guard = EnsembleSpec("guard", gate=Gate("eye", then="tongue"))
+    async with runs(fake("eye"), fake("tongue"), guard, max_queue=2) as engine:
+        # Given a model behind a gate whose queue is full
+        waiting = [engine.reserve("tongue", Priority.HIGH) for _ in range(2)]
+
+        # When the ensemble is asked, then it refuses at once
+        asked = question(model="guard", priority=Priority.HIGH)
+        with pytest.raises(QueueFull):
+            await (collected(engine.stream(asked)) if is_heard else engine.ask(asked))
+        with pytest.raises(QueueFull):
+            engine.reserve("guard", Priority.HIGH)
+
+        # And the gate has done nothing for it, nor is a place kept there
+        assert engine.describe("eye").statistics["calls"] == 0
+        for place in [*waiting, *(engine.reserve("eye", Priority.HIGH) for _ in range(2))]:
+            place.release()
+
+        # And when there is room it is answered
+        assert (await engine.ask(asked)).extra["gate"]["passed"]
+
+
+async def test_a_gate_that_does_not_let_pass_gives_back_the_place_behind_it(runs: Runs) -> None:
+    guard = EnsembleSpec("guard", gate=Gate("eye", then="tongue", labels=("dog",)))
+    async with runs(fake("eye", label="cat"), fake("tongue"), guard, max_queue=2) as engine:
+        for _ in range(3):
+            kept = engine.reserve("guard", Priority.HIGH)
+            assert not (await engine.ask(question(model="guard"), kept)).extra["gate"]["passed"]
+            assert not (await engine.ask(question(model="guard"))).extra["gate"]["passed"]
+
+        assert [engine.reserve("tongue", Priority.HIGH) for _ in range(2)]
+
+
+async def test_members_that_take_no_more_do_not_keep_the_others_from_answering(runs: Runs) -> None:
+    both = EnsembleSpec("both", members=("one", "two"))
+    async with runs(fake("one"), fake("two"), both, max_queue=1) as engine:
+        full = engine.reserve("two", Priority.HIGH)
+
+        kept = engine.reserve("both", Priority.HIGH)
+        output = await engine.ask(question(model="both"), kept)
+
+        assert [member.get("code") for member in output.extra["members"]] == [None, "queue_full"]
+        with pytest.raises(QueueFull):
+            kept = engine.reserve("one", Priority.HIGH), engine.reserve("both", Priority.HIGH)
+        full.release()
 
 
 @pytest.mark.parametrize(

@@ -100,9 +100,9 @@ class EmbeddedEngine:
         await self._succession.stop()
         await asyncio.gather(*(model.stop() for model in self._registry.models))
 
-    def reserve(self, model: str, priority: Priority) -> Place:
+    def reserve(self, model: str, priority: Priority, *, waits_for_load: bool = False) -> Place:
         """Take a place in a model's queue before anything costly is done for a request."""
-        return self._registry.route(model).reserve(priority)
+        return self._registry.route(model).reserve(priority, waits_for_load=waits_for_load)
 
     async def ask(self, request: InferenceRequest, place: Place | None = None) -> Output:
         """Answer one request; cancelling takes it out of its queue, or drops its answer."""

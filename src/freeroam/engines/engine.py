@@ -36,14 +36,22 @@ class Engine(Protocol):
         """End every child; requests still waiting fail with ``Draining``."""
         ...
 
-    def reserve(self, model: str, priority: Priority) -> Place:
+    def reserve(self, model: str, priority: Priority, *, waits_for_load: bool = False) -> Place:
         """Take a place in a model's queue before anything costly is done for a request.
+
+        With an ensemble it is one in each queue that the request may need, also behind a gate.
+
+        Args:
+            model: ``name`` or ``name@version``; empty is the default model.
+            priority: Of the request.
+            waits_for_load: As the request will say.
 
         Raises:
             NotFound: No such model or version.
             QueueFull: As many wait as may, of this priority.
             Draining: The engine is stopping.
-            ModelNotReady: The model loads for the first time, or has failed and is not being started again now.
+            ModelNotReady: The model loads for the first time and the request does not wait for that, or it has failed
+                and is not being started again now.
         """
         ...
 

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable
 from contextlib import aclosing
 from dataclasses import replace
+from functools import partial
 from typing import Any, Protocol
 
 from freeroam.engines.engine import Place
@@ -31,7 +32,7 @@ _WORST_FIRST = (
 class Models(Protocol):
     """Who answers for the members."""
 
-    def reserve(self, model: str, priority: Priority) -> Place:
+    def reserve(self, model: str, priority: Priority, *, waits_for_load: bool = False) -> Place:
         """Keep a place in a model's queue."""
         ...
 
@@ -118,28 +119,46 @@ class Ensemble:
             error="; ".join(info.error for info in parts if info.error) or None,
         )
 
-    def reserve(self, priority: Priority) -> Places:
-        """Keep a place in the queue of every model that is asked first; raises as ``Engine.reserve`` does."""
+    def reserve(self, priority: Priority, *, waits_for_load: bool = False) -> Places:
+        """Keep a place in the queue of every model that may be asked; raises as ``Engine.reserve`` does.
+
+        The one behind a gate is among them, since what it cannot take must not cost the gate's work. Of members that
+        are all asked, the answer tells which took no more, as it does of one that fails; only if all refuse, so does
+        this.
+        """
+        reserve = partial(self._models.reserve, priority=priority, waits_for_load=waits_for_load)
         gate = self.spec.gate
+        if gate is not None:
+            then = reserve(gate.then)
+            try:
+                return Places({gate.model: reserve(gate.model)}, then)
+            except FreeroamError:
+                then.release()
+                raise
         places: dict[str, Place] = {}
-        try:
-            for part in self.spec.members if gate is None else (gate.model,):
-                places[part] = self._models.reserve(part, priority)
-        except FreeroamError:
-            Places(places).release()
-            raise
+        refusals: list[FreeroamError] = []
+        for member in dict.fromkeys(self.spec.members):
+            try:
+                places[member] = reserve(member)
+            except FreeroamError as error:
+                refusals.append(error)
+        if not places:
+            raise refusals[0]
         return Places(places)
 
     async def ask(self, request: InferenceRequest, place: Places | None = None) -> Output:
         """Answer one request; cancelling takes it out of every queue."""
-        places = {} if place is None else place.of
         gate = self.spec.gate
         if gate is None:
-            return await self._ask_all(request, places)
-        first, passed = await self._ask_gate(gate, request, places)
-        if not passed:
-            return self._of_gate_alone(gate, first)
-        return self._of_both(gate, first, await self._models.ask(replace(request, model=gate.then)))
+            return await self._ask_all(request, {} if place is None else place.first)
+        places = self._places_for(request, place)
+        try:
+            first, passed = await self._ask_gate(gate, request, places)
+            if not passed:
+                return self._of_gate_alone(gate, first)
+            return self._of_both(gate, first, await self._models.ask(replace(request, model=gate.then), places.then))
+        finally:
+            places.release()
 
     async def stream(self, request: InferenceRequest, place: Places | None = None) -> AsyncIterator[Piece | Output]:
         """Answer one request, the text behind a gate piece by piece; raises as ``ask`` does."""
@@ -150,16 +169,24 @@ class Ensemble:
                 yield Piece(output.text, 0)
             yield output
             return
-        first, passed = await self._ask_gate(gate, request, {} if place is None else place.of)
-        if not passed:
-            output = self._of_gate_alone(gate, first)
-            if output.text:
-                yield Piece(output.text, 0)
-            yield output
-            return
-        async with aclosing(self._models.stream(replace(request, model=gate.then))) as speech:  # type: ignore[type-var]
-            async for item in speech:
-                yield self._of_both(gate, first, item) if isinstance(item, Output) else item
+        places = self._places_for(request, place)
+        try:
+            first, passed = await self._ask_gate(gate, request, places)
+            if not passed:
+                output = self._of_gate_alone(gate, first)
+                if output.text:
+                    yield Piece(output.text, 0)
+                yield output
+                return
+            speaking = self._models.stream(replace(request, model=gate.then), places.then)
+            async with aclosing(speaking) as speech:  # type: ignore[type-var]
+                async for item in speech:
+                    yield self._of_both(gate, first, item) if isinstance(item, Output) else item
+        finally:
+            places.release()
+
+    def _places_for(self, request: InferenceRequest, place: Places | None) -> Places:
+        return self.reserve(request.priority, waits_for_load=request.waits_for_load) if place is None else place
 
     async def _ask_all(self, request: InferenceRequest, places: dict[str, Place]) -> Output:
         members = self.spec.members
@@ -204,7 +231,7 @@ class Ensemble:
             tokens=(),
         )
 
-    async def _ask_gate(self, gate: Gate, request: InferenceRequest, places: dict[str, Place]) -> tuple[Output, bool]:
+    async def _ask_gate(self, gate: Gate, request: InferenceRequest, places: Places) -> tuple[Output, bool]:
         params = request.params
         if gate.threshold:
             params = params.model_copy(update={"threshold": gate.threshold})
@@ -215,7 +242,7 @@ class Ensemble:
             params=params,
             wants_pieces=False,
         )
-        output = await self._models.ask(question, places.get(gate.model))
+        output = await self._models.ask(question, places.first.get(gate.model))
         return output, passes(gate, output.predictions)
 
     def _of_gate_alone(self, gate: Gate, first: Output) -> Output:

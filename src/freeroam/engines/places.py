@@ -39,16 +39,19 @@ class KeptPlace:
 
 
 class Places:
-    """A place in the queue of each model of an ensemble that is asked first.
+    """Places in the queues of the models that an ensemble may ask.
 
     Args:
-        places: By the model's name.
+        first: Of those that are asked first, by name; one that takes no more is missing.
+        then: Of the one behind a gate.
     """
 
-    def __init__(self, places: Mapping[str, engine.Place]) -> None:
-        self.of = dict(places)
+    def __init__(self, first: Mapping[str, engine.Place], then: engine.Place | None = None) -> None:
+        self.first = dict(first)
+        self.then = then
 
     def release(self) -> None:
         """Give them all back."""
-        for place in self.of.values():
-            place.release()
+        for place in (*self.first.values(), self.then):
+            if place is not None:
+                place.release()

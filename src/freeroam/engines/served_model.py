@@ -138,10 +138,14 @@ class ServedModel:
 
     # Its requests.
 
-    def reserve(self, priority: Priority) -> KeptPlace:
+    def reserve(self, priority: Priority, *, waits_for_load: bool = False) -> KeptPlace:
         """Keep a place in the queue; raises as ``Engine.reserve`` does."""
-        self._standing.check_open()
-        return KeptPlace(self, self._batcher.reserve(priority))
+        try:
+            self._standing.check_open(waits_for_load=waits_for_load)
+            return KeptPlace(self, self._batcher.reserve(priority))
+        except FreeroamError:
+            self._statistics.count_outcome("rejected")
+            raise
 
     def admit(self, request: InferenceRequest, *, has_place: bool = False) -> Ticket:
         """Let a request wait for its answer; raises as ``Engine.ask`` does for what is refused at once.
