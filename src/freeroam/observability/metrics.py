@@ -117,6 +117,11 @@ class Metrics:
         """
         for model, version in self._counted.difference(versions):
             self.forget_version(model, version)
+        # Calls that were refused name no version; they go with the last version of their model.
+        gone = self._answering_models.difference(model for model, _ in versions)
+        for model in gone:
+            self.forget_version(model, "")
+        self._answering_models -= gone
 
     def knows_model(self, name: str) -> bool:
         """Tell whether a model of that name has answered, so that what callers make up never becomes a label."""

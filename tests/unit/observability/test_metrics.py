@@ -80,6 +80,22 @@ def test_what_was_counted_of_a_version_that_was_unloaded_is_forgotten_also_what_
     assert metrics.snapshot()["freeroam_generation_tokens_total"]["model=gpt2,priority=NORMAL,version=1"] == 4.0
 
 
+def test_the_name_of_a_model_goes_with_its_last_version_also_from_calls_that_were_refused() -> None:
+    # Given calls to two models, some of which were refused, and one to a name that somebody made up
+    metrics = Metrics()
+    for model, version in (("gpt2", "1"), ("gpt2", ""), ("detector", "1"), ("detector", ""), ("other", "")):
+        metrics.of_calls(model, version, "NORMAL").count("ok" if version else "rejected", "stop")
+
+    # When one is unloaded
+    metrics.keep_versions({("detector", "1")})
+
+    # Then its name is no label any more, and whoever asks for it is counted as for any name that is not there
+    assert list(metrics.snapshot()["freeroam_requests_total"].values()) == [1.0, 1.0, 1.0]
+    assert 'model="gpt2"' not in metrics.render().decode()
+    assert not metrics.knows_model("gpt2")
+    assert metrics.knows_model("detector")
+
+
 def test_a_version_that_is_unloaded_leaves_no_series_in_any_metric_of_versions() -> None:
     # Given one sample in every metric that is told apart by model and version
     metrics = Metrics()
