@@ -9,6 +9,8 @@ from abc import ABC, abstractmethod
 from typing import Protocol
 
 START_CODE = b"\0\0\0\1"
+MOST_UNITS_AHEAD = 16
+"""Parameter sets and the like that wait for their picture."""
 
 
 class Unpacker(Protocol):
@@ -76,15 +78,25 @@ class UnitUnpacker(ABC):
         self._fragments = []
 
     def finish(self) -> tuple[bytes, bool]:
-        """Return the units, each behind a start code."""
+        """Return the units, each behind a start code; parameter sets that came as if alone go with the next picture."""
+        self._fragments = []
+        if not any(self.is_picture(unit) for unit in self._units):
+            del self._units[:-MOST_UNITS_AHEAD]
+            self.size = sum(map(len, self._units))
+            return b"", False
         data = b"".join(part for unit in self._units for part in (START_CODE, unit))
         is_key, self._is_key = self._is_key, False
-        self._units, self._fragments, self.size = [], [], 0
+        self._units, self.size = [], 0
         return data, is_key
 
     @abstractmethod
     def kind_of(self, unit: bytes) -> int:
         """Return the type that a unit's header says."""
+        ...
+
+    @abstractmethod
+    def is_picture(self, unit: bytes) -> bool:
+        """Return whether a unit holds a part of a picture."""
         ...
 
     @abstractmethod
@@ -127,6 +139,10 @@ class H264Unpacker(UnitUnpacker):
         """Return ``nal_unit_type``."""
         return unit[0] & 0x1F
 
+    def is_picture(self, unit: bytes) -> bool:
+        """Return whether it is a slice."""
+        return 1 <= self.kind_of(unit) <= 5
+
     def begins(self, unit: bytes) -> bool:
         """Return whether it is of an IDR picture, or says that the stream recovers here (H.264, D.1.8)."""
         kind = unit[0] & 0x1F
@@ -147,6 +163,10 @@ class HevcUnpacker(UnitUnpacker):
     def kind_of(self, unit: bytes) -> int:
         """Return ``nal_unit_type``."""
         return unit[0] >> 1 & 0x3F
+
+    def is_picture(self, unit: bytes) -> bool:
+        """Return whether it is a slice."""
+        return self.kind_of(unit) < 32
 
     def begins(self, unit: bytes) -> bool:
         """Return whether it is of a picture with which decoding can begin (H.265, table 7-1: 16 to 21)."""

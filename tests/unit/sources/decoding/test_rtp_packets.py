@@ -179,6 +179,21 @@ def test_what_stands_round_a_payload_is_left_out(extra) -> None:
     assert assembled(description, [dressed(packet) for packet in packets])[1] == plain
 
 
+def test_parameter_sets_that_are_marked_like_a_picture_go_with_the_picture_after_them() -> None:
+    # Given a camera that marks each of its parameter sets as the end of a picture, with a time of its own
+    assembler = PictureAssembler(b"m=video 0 RTP/AVP 96\r\na=rtpmap:96 H264/90000\r\n")
+    units = [b"\x67\x42\0\x1f", b"\x68\xce\x38\x80", b"\x65\x88\x80", b"\x41\x9a\x10"]
+
+    pictures = [
+        picture
+        for number, unit in enumerate(units)
+        for picture in assembler.push(bytes([0x80, 0xE0, 0, number, 0, 0, number, 0]) + bytes(4) + unit)
+    ]
+
+    assert [picture.is_key for picture in pictures] == [True, False]
+    assert pictures[0].data == b"".join(b"\0\0\0\1" + unit for unit in units[:3])
+
+
 def test_parameter_sets_of_the_description_come_before_the_first_picture() -> None:
     sets = b"Z0IAH5WoFAFuQA==,aM48gA==,no base64"
     description = (
