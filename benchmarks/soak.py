@@ -87,7 +87,7 @@ def main() -> None:
         reconnects = sum(service.status(job)["source"]["reconnects"] for job in jobs)
         for job in jobs:
             service.call("DELETE", f"/api/v1/inference/cancel/{job}")
-        time.sleep(15)
+        time.sleep(30)  # connections to servers are kept for 20 s
         after = service.cost()
     window = by_minute[2:] or by_minute
     own_window = own_by_minute[2:] or own_by_minute

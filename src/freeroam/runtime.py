@@ -148,6 +148,7 @@ class Runtime:
             await self.store.open()
             stack.push_async_callback(self.store.close)
             await self.prompts.load()
+            self._fetcher.start()
             stack.push_async_callback(self._fetcher.aclose)
             stack.push_async_callback(self.engine.stop)
             stack.push_async_callback(self.loads.aclose)

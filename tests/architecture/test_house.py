@@ -30,7 +30,12 @@ HOMES = {
     "grpc_reflection": {"api/grpc"},
     "torch": {"models"},
     "transformers": {"models"},
-    "httpcore": {"security/dialing.py", "sources/fetching.py", "models/openai_connection.py"},
+    "httpcore": {
+        "security/dialing.py",
+        "sources/fetching.py",
+        "sources/http_answers.py",
+        "models/openai_connection.py",
+    },
     "m3u8": {"sources"},
     "prometheus_client": {"observability", "api"},
 }

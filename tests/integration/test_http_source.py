@@ -398,3 +398,18 @@ async def test_a_recording_without_ranges_that_is_longer_than_one_may_be_names_t
 
     assert caught.value.code == "bad_data"
     assert (space.used_bytes, space.refused) == (0, 0)
+
+
+async def test_connections_that_nobody_uses_any_more_are_closed_by_and_by(monkeypatch):
+    monkeypatch.setattr("freeroam.sources.fetching.TIDY_REST_S", 0.02)
+    monkeypatch.setattr("freeroam.security.dialing.KEPT_S", 0.2)
+    async with workshop(decodes=False) as shop, Origin() as origin:
+        session = shop.fetcher.session(origin.on("/text", b"text"))
+        shop.fetcher.start()
+        await session.read(session.home.url, 100, 5.0)
+        assert shop.fetcher.open_connections == 1
+
+        await until(lambda: shop.fetcher.open_connections == 0)
+
+        await session.read(session.home.url, 100, 5.0)
+        assert origin.connections == 2

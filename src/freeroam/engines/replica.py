@@ -5,7 +5,7 @@ and sends one message. Nothing runs beside it, so a busy model never waits for t
 
 From the parent: ``load`` (once), then ``ring`` {ring} with a file descriptor, ``call`` {id, questions, places, blobs}
 (for each frame in turn its ring and place, or None for one that is among the blobs), ``cancel`` {call, questions or
-None for all} and ``check`` {id}.
+None for all}, ``check`` {id} and ``ring gone`` {ring}.
 To the parent: ``state``, then ``ready`` or ``failed``, then ``health`` {id, error} for each check and ``step``
 {started_s, model_ms, batch, begun, pieces, answers}: ``begun`` names the calls whose answers began to be spoken in this
 step, ``pieces`` is call, question, texts, and again; each of ``answers`` is [call, question, answer, error]; a call is
@@ -174,6 +174,8 @@ class Replica:
             self._calls.append(_read_call(message, self._rings, self._max_tokens))
         elif message["kind"] == "ring":
             self._rings.attach(message["ring"], self._wire.take_descriptor())
+        elif message["kind"] == "ring gone":
+            self._rings.detach(message["ring"])
         elif message["kind"] == "check":
             self._checks.append(message["id"])
         elif message["kind"] == "cancel":

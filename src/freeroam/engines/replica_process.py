@@ -17,7 +17,7 @@ from freeroam.engines.specs import ModelSpec
 from freeroam.models.base import MAX_TOKENS
 from freeroam.observability.logs import get_logger
 from freeroam.processes.child import ChildProcess, thread_environment
-from freeroam.processes.ring import place_of
+from freeroam.processes.ring import FrameRing, place_of
 from freeroam.processes.wire import Message
 from freeroam.vocabulary.model import ModelState, ModelWishes
 
@@ -97,7 +97,7 @@ class ReplicaProcess:
         self._checks: dict[int, asyncio.Future[str | None]] = {}
         self._check_numbers = itertools.count(1)
         self._child: ChildProcess | None = None
-        self._rings: set[int] = set()
+        self._rings: dict[int, FrameRing] = {}
         self._end: tuple[str, str] | None = None
         self._is_stopping = False
         self._running = asyncio.create_task(self._run(), name=f"replica-{self.name}")
@@ -190,7 +190,10 @@ class ReplicaProcess:
             return None
         ring, at = found
         if ring.number not in self._rings:
-            self._rings.add(ring.number)
+            for gone in [number for number, shown in self._rings.items() if shown.is_closed]:
+                del self._rings[gone]
+                self._child.wire.send({"kind": "ring gone", "ring": gone})
+            self._rings[ring.number] = ring
             self._child.wire.send({"kind": "ring", "ring": ring.number}, [ring.read_fd])
         return ring.number, at
 

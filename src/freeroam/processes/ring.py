@@ -201,7 +201,7 @@ class RingReader:
     """The reader's end, of several rings: gives private copies, in blocks that are used again once they are let go."""
 
     def __init__(self) -> None:
-        self._maps: dict[int, memoryview] = {}
+        self._maps: dict[int, _ReadOnlyMap] = {}
         self._blocks: deque[bytearray] = deque()
         self._last_used: deque[int] = deque()
         self._trims = 0
@@ -209,15 +209,20 @@ class RingReader:
 
     def attach(self, number: int, descriptor: int) -> None:
         """Map ring ``number``; the descriptor is owned."""
-        size = os.fstat(descriptor).st_size
-        self._maps[number] = memoryview(mmap.mmap(descriptor, size, prot=mmap.PROT_READ))
-        os.close(descriptor)
+        try:
+            self._maps[number] = _ReadOnlyMap(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def detach(self, number: int) -> None:
+        """Let go of ring ``number``, which is closed, and with it of its memory."""
+        self._maps.pop(number).close()
 
     def copy(self, number: int, at: int, size_bytes: int) -> memoryview:
         """Return a copy of a picture, so that it may be kept for as long as anybody likes."""
         block = self._block(size_bytes)
         copied = memoryview(block)
-        copied[:] = self._maps[number][at : at + size_bytes]
+        copied[:] = self._maps[number].view[at : at + size_bytes]
         return copied
 
     def trim(self) -> bool:
@@ -248,6 +253,36 @@ class RingReader:
     def _give_up_oldest(self) -> None:
         self._kept_bytes -= len(self._blocks.popleft())
         self._last_used.popleft()
+
+
+class _ReadOnlyMap:
+    """A file's memory, mapped without a descriptor: ``mmap.mmap`` keeps one open for as long as it lives.
+
+    Args:
+        descriptor: Of the file; may be closed afterwards.
+
+    Attributes:
+        view: All of it. Nothing may refer to it any more when the map is closed.
+
+    Raises:
+        OSError: The system does not map it.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._size = os.fstat(descriptor).st_size
+        library = ctypes.CDLL(None, use_errno=True)
+        library.mmap.restype = ctypes.c_void_p
+        library.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+        library.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+        self._library = library
+        self._at = library.mmap(None, self._size, mmap.PROT_READ, mmap.MAP_SHARED, descriptor, 0)
+        if self._at == ctypes.c_void_p(-1).value:
+            raise OSError(ctypes.get_errno(), "a ring of frames could not be mapped")
+        self.view = memoryview((ctypes.c_ubyte * self._size).from_address(self._at)).cast("B").toreadonly()
+
+    def close(self) -> None:
+        self.view.release()
+        self._library.munmap(self._at, self._size)
 
 
 def _in_pages(size_bytes: int) -> int:

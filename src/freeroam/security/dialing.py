@@ -20,6 +20,8 @@ from freeroam.vocabulary.errors import ForbiddenReference, SourceError, SourceEr
 
 READ_BUFFER_BYTES = 256 * 1024
 STAGGER_S = 0.25
+KEPT_S = 20.0
+"""For so long a connection that nobody uses is kept for the next request."""
 """Head start of each address over the next (RFC 8305 names 250 ms)."""
 RESOLVER_THREADS = 16
 MAX_ADDRESSES = 16
@@ -204,7 +206,7 @@ class Dialer:
             ssl_context=self.tls.get(verify_tls),
             max_connections=max_connections,
             max_keepalive_connections=max_connections,
-            keepalive_expiry=20.0,
+            keepalive_expiry=KEPT_S,
             network_backend=_Backend(self),
         )
 

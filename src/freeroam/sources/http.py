@@ -11,10 +11,11 @@ from freeroam.observability.logs import get_logger
 from freeroam.sources.decoding.pool import DecoderPool
 from freeroam.sources.decoding.values import FeedShape
 from freeroam.sources.feed_run import FeedRun, FrameQueue
-from freeroam.sources.fetching import Body, Fetcher, Response
+from freeroam.sources.fetching import Body, Fetcher
 from freeroam.sources.frame_queue import hand_out
 from freeroam.sources.hls import HlsConfig, HlsSource
 from freeroam.sources.hls_reloading import MAX_PLAYLIST_BYTES
+from freeroam.sources.http_answers import Response
 from freeroam.sources.http_files import RangeReader, TemporaryReader, TemporarySpace, container_of_file, index_is_late
 from freeroam.sources.http_grammar import ByteRange
 from freeroam.sources.http_pictures import MAX_PICTURE_BYTES, PictureReading, picture_form

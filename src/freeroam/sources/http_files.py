@@ -9,8 +9,9 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
 from typing import IO
 
-from freeroam.sources.fetching import FetchSession, Response
+from freeroam.sources.fetching import FetchSession
 from freeroam.sources.hls_segments import TS_PACKET_BYTES
+from freeroam.sources.http_answers import Response
 from freeroam.sources.http_grammar import ByteRange
 from freeroam.vocabulary.errors import SourceError, SourceErrorCode
 

@@ -9,7 +9,8 @@ from freeroam.clock import Clock
 from freeroam.sources.decoding.pictures import PictureFeed
 from freeroam.sources.decoding.values import DecodedFrame
 from freeroam.sources.feed_run import FrameQueue, RunFrame
-from freeroam.sources.fetching import FetchSession, Response
+from freeroam.sources.fetching import FetchSession
+from freeroam.sources.http_answers import Response
 from freeroam.sources.multipart import MultipartParser
 from freeroam.sources.source import SourceFacts
 from freeroam.vocabulary.cadence import Cadence

@@ -104,6 +104,7 @@ class Store:
         try:
             self._transactions = open_transactions(self._url)
             revision = await migrate_open(self._transactions)
+            await self._transactions.warm_up()
         except (DBAPIError, OSError) as error:
             await self.close()
             reason = getattr(error, "orig", None) or error

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol, TypeVar
 
-from sqlalchemy import URL, Connection, Engine
+from sqlalchemy import URL, Connection, Engine, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -22,6 +22,8 @@ from freeroam.store.database import READERS, is_sqlite, postgres_engine, sqlite_
 T = TypeVar("T")
 Operation = Callable[[Connection], T]
 """Statements of one transaction. It may run again after a failure, so it must have no effect but on the database."""
+
+_ANY_READ = text("SELECT count(*) FROM sqlite_master")
 
 
 class Transactions(Protocol):
@@ -33,6 +35,10 @@ class Transactions(Protocol):
 
     async def read(self, operation: Operation[T]) -> T:
         """Run ``operation``, each statement of which sees what is committed at that moment."""
+        ...
+
+    async def warm_up(self) -> None:
+        """Open every reading connection, so that a first busy moment opens none: what is held is held from here on."""
         ...
 
     async def drop(self) -> None:
@@ -71,6 +77,10 @@ class SqliteTransactions:
         """Run ``operation`` on one of the readers' threads."""
         return await asyncio.get_running_loop().run_in_executor(self._readers, self._read_now, operation)
 
+    async def warm_up(self) -> None:
+        """Open every reading connection on one of their threads."""
+        await asyncio.get_running_loop().run_in_executor(self._readers, self._warm_up_now)
+
     async def drop(self) -> None:
         """Close the writing connection on its thread."""
         await asyncio.get_running_loop().run_in_executor(self._writer, self._drop_now)
@@ -92,6 +102,12 @@ class SqliteTransactions:
     def _read_now(self, operation: Operation[T]) -> T:
         with self._reading.connect() as connection:
             return operation(connection)
+
+    def _warm_up_now(self) -> None:
+        with contextlib.ExitStack() as stack:
+            for _ in range(READERS):
+                # SQLite opens its files with the first statement that reads.
+                stack.enter_context(self._reading.connect()).execute(_ANY_READ)
 
     def _drop_now(self) -> None:
         connection, self._connection = self._connection, None
@@ -124,6 +140,12 @@ class PostgresTransactions:
         """Run ``operation`` on a connection of the pool."""
         async with self._reading.connect() as connection:
             return await connection.run_sync(operation)
+
+    async def warm_up(self) -> None:
+        """Open every reading connection."""
+        async with contextlib.AsyncExitStack() as stack:
+            for _ in range(READERS):
+                await stack.enter_async_context(self._reading.connect())
 
     async def drop(self) -> None:
         """Close the writing connection."""

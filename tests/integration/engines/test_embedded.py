@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -82,6 +83,22 @@ async def test_frames_in_shared_memory_are_shown_to_a_model_which_may_keep_them(
         ring.close()
 
     assert sums == [[1800, 1800, 1800], [1800, 3600, 3600], [1800, 5400, 5400]]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux lists what is mapped")
+async def test_a_replica_lets_go_of_rings_that_are_closed_and_keeps_no_descriptor_of_any() -> None:
+    async with running(fake(latency_ms=1.0)) as engine:
+        replica = psutil.Process(engine.replica_pids()[0])
+        descriptors = replica.num_fds()
+        for _ in range(4):
+            ring = FrameRing(2 * PAGE_BYTES)
+            shared = replace(frame_of(), pixels=ring.lease(36 * 64 * 3).filled(36 * 64 * 3))
+            assert isinstance(await engine.ask(question(frames=(shared,))), Output)
+            del shared
+            mapped = [part for part in replica.memory_maps(grouped=False) if "freeroam-frames" in part.path]
+            assert len(mapped) == 1
+            assert replica.num_fds() == descriptors
+            ring.close()
 
 
 async def test_a_frame_in_shared_memory_stays_while_a_replica_may_still_read_it() -> None:

@@ -224,3 +224,32 @@ def test_a_reader_gives_up_what_only_a_burst_of_copies_needed(ring) -> None:
     assert gave_up == [False] * REUSED_TRIMS + [True]
     assert len(reader._blocks) == 2
     assert reader._kept_bytes == 200
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux lists what is mapped")
+def test_a_reader_keeps_no_descriptor_and_lets_go_of_what_is_gone(ring) -> None:
+    def shown() -> int:
+        return sum(part.path.startswith("/memfd:freeroam-frames") for part in process.memory_maps(grouped=False))
+
+    process = psutil.Process()
+    written(ring, b"picture")
+    descriptors, parts = process.num_fds(), shown()
+
+    reader = reader_of(ring)
+    assert bytes(reader.copy(ring.number, 0, 7)) == b"picture"
+    assert (process.num_fds(), shown()) == (descriptors, parts + 1)
+
+    reader.detach(ring.number)
+    assert shown() == parts
+
+
+def test_what_cannot_be_mapped_is_an_error_and_leaves_no_descriptor(tmp_path) -> None:
+    path = tmp_path / "written only"
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT)
+    os.ftruncate(descriptor, PAGE_BYTES)
+
+    with pytest.raises(OSError, match="could not be mapped"):
+        RingReader().attach(1, descriptor)
+
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(descriptor)

@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy.exc import OperationalError
 
 from freeroam.clock import SystemClock
-from freeroam.store.database import parse_url
+from freeroam.store.database import READERS, parse_url
 from freeroam.store.migrating import migrate
 from freeroam.store.records import Ending, Progress
 from freeroam.store.result_rows import AlreadyStored
@@ -44,6 +44,22 @@ async def test_a_second_process_is_told_which_file_is_held(store: Store, tmp_pat
     assert done.returncode != 0
     assert "freeroam.db.lock" in done.stderr
     assert "ConfigurationError" in done.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux lists descriptors")
+async def test_a_store_opens_its_files_at_the_start_and_none_when_it_is_busy(store: Store, tmp_path: Path) -> None:
+    def held() -> list[str]:
+        names = [entry.readlink() for entry in Path("/proc/self/fd").iterdir() if entry.is_symlink()]
+        return sorted(name.name for name in names if name.is_relative_to(tmp_path))
+
+    await store.add_job(new_job("a"))
+    before = held()
+
+    for _ in range(5):
+        await asyncio.gather(*(store.jobs_with_results() for _ in range(50)))
+
+    assert held() == before
+    assert before.count("freeroam.db") == READERS + 1
 
 
 async def test_a_restart_takes_over_at_once_and_voids_old_leases(tmp_path: Path) -> None:
