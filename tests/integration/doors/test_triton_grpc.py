@@ -207,9 +207,12 @@ def test_a_question_that_fails_leaves_its_stream_open(conversation: Conversation
 
 def test_a_question_on_a_stream_that_is_turned_away_is_counted(conversation: Conversation, doors: Doors) -> None:
     # Given a question that may take no time at all, and one that is wrong, when both are told so
-    before = [doors.counted("freeroam_rejected_total", label) for label in ('"deadline"', "reason")]
-    conversation.ask(b"count 20000", timeout=1)
-    assert "deadline" in str(conversation.answer()[1])
+    pieces: list[Any] = [None]
+    while pieces:  # one that began to be answered all the same was not turned away
+        before = [doors.counted("freeroam_rejected_total", label) for label in ('"deadline"', "reason")]
+        conversation.ask(b"count 20000", timeout=1)
+        pieces, error = conversation.answer()
+        assert "deadline" in str(error)
     conversation.ask(b"")
     assert "empty" in str(conversation.answer()[1])
 

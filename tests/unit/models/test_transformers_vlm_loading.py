@@ -142,6 +142,7 @@ async def test_a_model_of_fewer_bits_answers(tmp_path: Path, kind: str, options:
     assert info["dtype"] == options.get("dtype", "float32")
 
 
+@pytest.mark.timeout(400)  # compiling takes as long as it takes
 async def test_a_compiled_model_says_what_it_says_uncompiled(llava: Path) -> None:
     frames = [np.random.default_rng(seed).integers(0, 255, (60, 80, 3), np.uint8) for seed in range(2)]
     params = InferenceParams(max_tokens=12)
