@@ -126,10 +126,16 @@ class Call:
         await self.chunk(finish=finish)
         await self.send(b"data: [DONE]\n\n")
 
-    async def until_gone(self) -> None:
-        """Wait until the client closes the connection."""
-        while await self._reader.read(1024):
-            pass
+    async def until_gone(self, *texts: str) -> None:
+        """Say texts, then nothing more, until the client closes the connection.
+
+        It may do so at any of them, and what it has not read then makes a reset of its closing.
+        """
+        with contextlib.suppress(ConnectionError):
+            for text in texts:
+                await self.chunk(text)
+            while await self._reader.read(1024):
+                pass
 
 
 class HostileServer:

@@ -177,8 +177,7 @@ async def cut_before_the_first_word(call: Call) -> None:
 
 async def begin_and_wait(call: Call) -> None:
     await call.head()
-    await call.chunk("begun")
-    await call.until_gone()
+    await call.until_gone("begun")
 
 
 async def drip(call: Call) -> None:
@@ -399,9 +398,7 @@ async def test_a_stop_text_that_the_server_ignores_ends_the_answer_and_the_call(
 
     async def never_stop(call: Call) -> None:
         await call.head()
-        await call.chunk("one\n\n")
-        await call.chunk("two")
-        await call.until_gone()
+        await call.until_gone("one\n\n", "two")
         gone.set()
 
     server = HostileServer(never_stop)
@@ -449,9 +446,7 @@ async def test_a_server_that_heeds_no_length_is_left_at_it() -> None:
 
     async def never_end(call: Call) -> None:
         await call.head()
-        for _ in range(20):
-            await call.chunk("x")
-        await call.until_gone()
+        await call.until_gone(*["x"] * 20)
         gone.set()
 
     server = HostileServer(never_end)
