@@ -32,6 +32,16 @@ async def silence(_request):
     await asyncio.Event().wait()
 
 
+def late(body, after_s):
+    """Answer with those bytes, but not at once."""
+
+    async def answer(_request):
+        await asyncio.sleep(after_s)
+        return Reply(body)
+
+    return answer
+
+
 def hang_up(request):
     request.writer.transport.abort()
 
@@ -134,6 +144,23 @@ async def test_the_stream_goes_on_after_a_segment_with_turned_bits(form, seed):
     seconds = {second_of(frame.pixels) for frame in frames}
     assert {0, 1, 2} <= seconds
     assert {8, 9} <= seconds
+
+
+@pytest.mark.parametrize("slow", range(BAD + 1, 10))
+@pytest.mark.parametrize("seed", [1, 4])
+async def test_segments_that_a_failed_run_swallowed_come_before_the_one_being_fetched_meanwhile(seed, slow):
+    clip = hls_clip(seconds=10, form="fmp4")
+    async with workshop() as shop, Origin() as origin:
+        live = LiveHls(origin, clip, window=100)
+        for number in range(10):
+            answer = flipped(clip.segments[number], seed) if number == BAD else None
+            live.publish(1, answer=late(clip.segments[number], 0.4) if number == slow else answer)
+        live.is_ended = True
+        frames = await take(shop.hls(live.url))
+
+    seconds = [second_of(frame.pixels) for frame in frames]
+    assert {0, 1, 2, 5, 6, 7, 8, 9} <= set(seconds)
+    assert [frame.stream_time_s for frame in frames] == sorted(frame.stream_time_s for frame in frames)
 
 
 @pytest.mark.parametrize("side", [8_000, 12_000, 16_000, 20_000])

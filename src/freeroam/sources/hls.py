@@ -205,24 +205,31 @@ class HlsSource:
 
     async def _play(self, planned: Planned, queue: FrameQueue, schedule: Schedule) -> None:
         """Fetch one segment and hand it to the decoder; a bad one is counted and passed over."""
-        if self._run is not None and self._run.failure is not None:
-            await self._end_run()
-            await self._settle_run()
-            if self._again:
-                self._again.append(planned)
-                return
+        if await self._goes_back(planned):
+            return
         try:
             data = await self._segments.open(planned.segment, self._budget_s(schedule))
         except SourceError as error:
             self._note_bad(planned, error)
             return
         try:
+            if await self._goes_back(planned):
+                return
             if self._must_begin(planned, data):
                 await self._end_run()
                 await self._begin_run(planned, data, queue)
             await self._write(planned, data)
         finally:
             await data.aclose()
+
+    async def _goes_back(self, planned: Planned) -> bool:
+        """Return whether the run has failed, so that what it swallowed is played before ``planned``, which waits."""
+        if self._run is None or self._run.failure is None:
+            return False
+        self._again.appendleft(planned)
+        await self._end_run()
+        await self._settle_run()
+        return True
 
     def _budget_s(self, schedule: Schedule) -> float:
         """Return how long a segment may take; one that takes longer than it plays makes a live stream fall behind."""
@@ -237,7 +244,6 @@ class HlsSource:
             run is None
             or planned.breaks_run
             or self._must_break
-            or run.failure is not None
             or run.container != data.container
             or run.init != data.init
             or planned.time_s - self._run_began_s > RUN_S
