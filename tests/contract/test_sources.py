@@ -37,6 +37,8 @@ from tests.waiting import until
 CLOCK = SystemClock()
 CLOSE_LIMIT_S = 5.0
 """A source has one second; the rest is for a busy machine."""
+CANCELLED_TURNS = 60
+"""More turns of the event loop than connecting and the first read take, where a cancellation is lost most easily."""
 
 
 @dataclass
@@ -288,6 +290,20 @@ async def test_cancelling_releases_everything(bench, parts):
 
     assert task.done()
     assert parts.pool.open_feeds == 0
+    await until(lambda: not _own_tasks(), limit_s=CLOSE_LIMIT_S)
+
+
+@on(*ALL)
+async def test_cancelling_at_any_turn_of_the_loop_releases_everything(bench, parts):
+    for turns in range(CANCELLED_TURNS):
+        task = asyncio.create_task(take(bench.factory(wanted(bench.ref)), None))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait({task}, timeout=CLOSE_LIMIT_S)
+
+        assert task.done(), f"cancelled after {turns} turns"
+        assert parts.pool.open_feeds == 0
     await until(lambda: not _own_tasks(), limit_s=CLOSE_LIMIT_S)
 
 

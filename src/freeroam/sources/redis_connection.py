@@ -140,9 +140,9 @@ class StreamConnection:
 
     async def _ask(self, *command: str, waits_s: float = 0.0) -> Any:
         with _named_errors(self._address):
-            await self._connection.send_command(*command, check_health=False)
-            self._connection.begin_answer()
             async with asyncio.timeout(waits_s + self._read_timeout_s):
+                await self._connection.send_command(*command, check_health=False)
+                self._connection.begin_answer()
                 return await self._connection.read_response(disable_decoding=True, timeout=float("inf"))
 
 
@@ -155,7 +155,7 @@ async def connect(address: RedisAddress, dial: Dial, read_timeout_s: float) -> A
             ``not_found`` (no such database), ``no_video`` (the key is no stream), ``unavailable`` (the connection was
             lost, the server is loading), ``bad_data`` (an answer that is none of Redis, or too large).
     """
-    connection = _Dialled(await dial(), address, read_timeout_s)
+    connection = _Dialled(await dial(), address)
     try:
         with _named_errors(address):
             async with asyncio.timeout(read_timeout_s):
@@ -246,7 +246,7 @@ class _BoundedReader:
 class _Dialled(AbstractConnection):
     """The library's connection over streams that are open already."""
 
-    def __init__(self, streams: Streams, address: RedisAddress, timeout_s: float) -> None:
+    def __init__(self, streams: Streams, address: RedisAddress) -> None:
         self._streams: Streams | None = streams
         self._transport = streams[1].transport
         self._shown = address.shown
@@ -254,8 +254,10 @@ class _Dialled(AbstractConnection):
             db=address.db,
             username=address.username,
             password=address.password,
-            socket_timeout=timeout_s,
-            socket_connect_timeout=timeout_s,
+            # Time is bounded by whoever asks: with a limit of its own the library sends inside ``asyncio.wait_for``,
+            # which before Python 3.12 loses a cancellation that comes as the bytes leave.
+            socket_timeout=None,
+            socket_connect_timeout=None,
             protocol=2,
         )
 

@@ -254,8 +254,10 @@ class Store:
     async def _write(self, operation: Operation[T]) -> T:
         future = self._submit(operation)
         try:
-            # Shielded: a caller that goes away must not take out of the queue what it was told to do.
-            return await asyncio.wait_for(asyncio.shield(future), self._config.operation_timeout_s)
+            # ``asyncio.wait_for`` would lose a cancellation that comes with the answer, before Python 3.12.
+            async with asyncio.timeout(self._config.operation_timeout_s):
+                # Shielded: a caller that goes away must not take out of the queue what it was told to do.
+                return await asyncio.shield(future)
         except TimeoutError as error:
             future.cancel()
             raise StoreError(

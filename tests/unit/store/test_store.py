@@ -167,6 +167,31 @@ async def test_a_caller_that_goes_away_does_not_stop_its_write(store: Store) -> 
     await until(lambda: store.find_job("a"))
 
 
+@pytest.mark.parametrize("turns", range(5))
+async def test_a_cancellation_that_comes_with_the_commit_is_not_lost(
+    store: Store, monkeypatch: pytest.MonkeyPatch, turns: int
+) -> None:
+    commits: list[asyncio.Future[object]] = []
+    submit = store._submit
+
+    def submit_and_note(operation: object) -> asyncio.Future[object]:
+        commits.append(submit(operation))
+        return commits[-1]
+
+    monkeypatch.setattr(store, "_submit", submit_and_note)
+    writing = asyncio.create_task(store.add_job(new_job("a")))
+    while not commits or not commits[0].done():
+        await asyncio.sleep(0)
+
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    was_running = writing.cancel()
+    await asyncio.wait({writing})
+
+    assert writing.cancelled() == was_running
+    assert await store.find_job("a") is not None
+
+
 async def test_a_job_ends_once(store: Store) -> None:
     await store.add_job(new_job("a"))
 
