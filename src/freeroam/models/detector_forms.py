@@ -8,7 +8,8 @@ Known forms (n pictures, q boxes, nc classes):
 ``end2end``       ``[n, q, 6]`` corners in input pixels, score, class; suppressed already (YOLOv10, ``nms=True``)
 ``end2end_flat``  ``[q, 7]`` picture, corners, class, score; suppressed already (YOLOv7 ``--end2end``)
 ``detr``          ``[n, q, nc or nc + 1]`` logits, ``[n, q, 4]`` centre and size 0 to 1 (DETR, RT-DETR, RF-DETR)
-``detr_joined``   ``[n, q, 4 + nc]`` centre and size 0 to 1, and scores (RT-DETR as ultralytics exports it)
+``detr_joined``   ``[n, q, 4 + nc]`` centre and size 0 to 1, and scores (RT-DETR as ultralytics exported it)
+``detr_picked``   ``[n, q, 6]`` centre and size 0 to 1, score, class (RT-DETR as ultralytics exports it since 8.4)
 ``scored``        ``[n, q, 4]`` corners, ``[n, q]`` scores, ``[n, q]`` classes (RT-DETR with ``orig_target_sizes``)
 ================  ==================================================================================================
 """
@@ -16,8 +17,12 @@ Known forms (n pictures, q boxes, nc classes):
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any, TypeGuard
+
+import numpy as np
+from numpy.typing import NDArray
 
 from freeroam.vocabulary.errors import ConfigurationError
 
@@ -40,6 +45,7 @@ class Form(StrEnum):
     END2END_FLAT = "end2end_flat"
     DETR = "detr"
     DETR_JOINED = "detr_joined"
+    DETR_PICKED = "detr_picked"
     SCORED = "scored"
 
 
@@ -51,11 +57,13 @@ class Tensor:
         name: Its name.
         kind: Its type as onnxruntime writes it, such as ``tensor(float)``.
         shape: Its sides; None where the file leaves one open.
+        value: What a first run on a grey picture gave, of that shape; None if there was none.
     """
 
     name: str
     kind: str
     shape: tuple[int | None, ...]
+    value: NDArray[Any] | None = field(default=None, compare=False, repr=False)
 
     def __str__(self) -> str:
         sides = ", ".join("?" if side is None else str(side) for side in self.shape)
@@ -137,7 +145,7 @@ def read_outputs(
     """Return what the file gives out.
 
     Args:
-        outputs: With the sides that a first run gave them.
+        outputs: With the sides and values that a first run gave them.
         classes: How many class names are known; None if none are.
         metadata: The file's own, as ultralytics writes it: ``task``, ``end2end``, ``args``.
         wanted: What the operator says it is; None lets the shapes decide.
@@ -197,6 +205,7 @@ def _read_single(
     rows, columns = first.shape[1] or 0, first.shape[2] or 0
     more = metadata.get("task") in {"segment", "pose"}
     fits = {
+        Form.DETR_PICKED: columns == _END2END and rows <= _MOST_SET_BOXES,
         Form.END2END: columns == _END2END or (more and columns > _END2END and _has_suppression(metadata)),
         Form.YOLO: _holds(rows, _BOX, classes, more) and (classes is not None or rows < columns),
         Form.YOLOV5: _holds(columns, _BOX + 1, classes, more) and (classes is not None or columns < rows),
@@ -204,7 +213,7 @@ def _read_single(
     }
     possible = [wanted] if wanted is not None and fits.get(wanted) else [form for form, fit in fits.items() if fit]
     if len(possible) > 1:
-        possible = [_likelier(possible, rows, metadata)]
+        possible = [_likelier(possible, first, metadata)]
     if not possible:
         return None
     form = possible[0]
@@ -220,17 +229,29 @@ def _holds(side: int, before: int, classes: int | None, more: bool) -> bool:
     return side == before + classes or (more and side > before + classes)
 
 
-def _likelier(possible: Sequence[Form], rows: int, metadata: Mapping[str, str]) -> Form:
+def _likelier(possible: Sequence[Form], tensor: Tensor, metadata: Mapping[str, str]) -> Form:
     """Return which of several forms of one shape it is: few boxes are a set, thousands are a grid."""
     if _has_suppression(metadata):
         return Form.END2END
-    is_set = rows <= _MOST_SET_BOXES
-    ordered = (
-        [Form.END2END, Form.DETR_JOINED, Form.YOLO, Form.YOLOV5]
-        if is_set
-        else [Form.YOLOV5, Form.YOLO, Form.DETR_JOINED, Form.END2END]
-    )
-    return next(form for form in ordered if form in possible)
+    if (tensor.shape[1] or 0) > _MOST_SET_BOXES:
+        ordered = [Form.YOLOV5, Form.YOLO, Form.DETR_JOINED, Form.END2END]
+    elif _has_boxes_in_parts(tensor.value):
+        is_numbered = not np.mod(tensor.value[..., _END2END - 1], 1.0).any()
+        ordered = [Form.DETR_PICKED, Form.DETR_JOINED] if is_numbered else [Form.DETR_JOINED, Form.DETR_PICKED]
+    else:
+        ordered = [Form.END2END, Form.DETR_JOINED, Form.YOLO, Form.YOLOV5]
+    return next(form for form in [*ordered, *possible] if form in possible)
+
+
+def _has_boxes_in_parts(value: NDArray[Any] | None) -> TypeGuard[NDArray[Any]]:
+    """Whether boxes are parts of one: a set has hundreds, also of a grey picture, and in pixels some lie further out.
+
+    Where all are empty, as behind a suppression that has left none, nothing is known.
+    """
+    if value is None:
+        return False
+    boxes = value[..., :_BOX]
+    return bool(boxes.size and boxes.min() >= 0.0 and 0.0 < boxes.max() <= 1.0)
 
 
 def _has_suppression(metadata: Mapping[str, str]) -> bool:

@@ -47,6 +47,8 @@ def read_picture(
     first = picked[0].astype(np.float32)
     if kind is Form.END2END:
         return _over(floor, first[:, 4], first[:, 5].astype(np.intp), first[:, :4])
+    if kind is Form.DETR_PICKED:
+        return _over(floor, first[:, 4], first[:, 5].astype(np.intp), _corners(first[:, :4] * _scale(sides)))
     if kind is Form.SCORED:
         return _over(floor, picked[2].astype(np.float32), picked[0].astype(np.intp), picked[1].astype(np.float32))
     if kind is Form.DETR:

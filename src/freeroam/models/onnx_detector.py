@@ -47,6 +47,8 @@ MAX_BATCH = 16
 MAX_BATCH_CPU = 4
 _MAX_SIZE_PX = 8192
 _GRIDS = frozenset({Form.YOLO, Form.YOLOV5})
+_ULTRALYTICS_DETRS = frozenset({Form.DETR_JOINED, Form.DETR_PICKED})
+"""Trained on pictures stretched to a square, also where the file leaves the sides open."""
 _COMPETING_COCO = 92
 """Columns of DETR's own logits: the 91 numbers of COCO and "nothing"."""
 
@@ -174,7 +176,7 @@ class OnnxDetector(BatchFirst):
     def _settle(self, path: Path, names: list[str] | None) -> None:
         """Decide what the shapes do not say, each unless the operator has said it."""
         columns, form = self._output.classes, self._output.form
-        is_detr = form in {Form.DETR, Form.DETR_JOINED, Form.SCORED}
+        is_detr = form in {Form.DETR, Form.SCORED, *_ULTRALYTICS_DETRS}
         is_rf_detr = form is Form.DETR and set(self._output.names) == {"dets", "labels"}
         if form is Form.DETR:
             competing = _COMPETING_COCO if names is None else len(names) + 1
@@ -196,7 +198,8 @@ class OnnxDetector(BatchFirst):
             )
         names += [f"class {number}" for number in range(len(names), columns or 0)]
         self._vocabulary = Vocabulary(names)
-        self._fit = self._fit or ("stretch" if is_detr and self._is_fixed else "letterbox")
+        is_stretched = form in _ULTRALYTICS_DETRS or (is_detr and self._is_fixed)
+        self._fit = self._fit or ("stretch" if is_stretched else "letterbox")
         if self._input.dtype == "uint8":
             self._values = "raw"
         elif not self._values and is_detr and (told := _told_numbers(path.parent / "preprocessor_config.json")):
@@ -227,7 +230,7 @@ class OnnxDetector(BatchFirst):
         return fitted(picture.shape[0], picture.shape[1], self._size_px, self._multiple_px)
 
     def _try_out(self) -> list[Tensor]:
-        """Return the outputs with the sides that a run on a grey picture gives them."""
+        """Return the outputs with the sides and values that a run on a grey picture gives them."""
         assert self._session is not None
         declared = [_tensor(output) for output in self._session.get_outputs()]
         picture = np.full((*self._sides, 3), GREY, np.uint8)
@@ -239,7 +242,7 @@ class OnnxDetector(BatchFirst):
                 "wants another size, set the option size"
             ) from error
         return [
-            Tensor(tensor.name, tensor.kind, tuple(np.shape(value)))
+            Tensor(tensor.name, tensor.kind, tuple(np.shape(value)), value)
             for tensor, value in zip(declared, given, strict=True)
         ]
 

@@ -152,6 +152,10 @@ def _outputs(
         give("dets" if is_rf else "pred_boxes", shares, 3)
     elif form == "detr_joined":
         give("output0", graph("Concat", shares, scores, axis=2), 3)
+    elif form == "detr_picked":
+        # A query that sees nothing has a box nevertheless, and says so by its score.
+        unseen = graph("Mul", graph("Sub", graph.const(1.0), seen), graph.const(0.5))
+        give("output0", graph("Concat", graph("Add", shares, unseen), score, numbers, axis=2), 3)
     elif form == "scored":
         sizes = graph("Gather", graph("Cast", "orig_target_sizes", to=TensorProto.FLOAT),
                       graph.const([0, 1, 0, 1], np.int64), axis=1)  # fmt: skip

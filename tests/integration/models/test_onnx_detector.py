@@ -26,7 +26,8 @@ FORMS: dict[str, dict[str, Any]] = {
     "rt-detr": {"form": "detr"},
     "detr": {"form": "detr", "softmax": True, "bright": 1.5, "has_mask": True},
     "rf-detr": {"form": "detr", "is_rf": True, "bright": 1.5},
-    "rt-detr of ultralytics": {"form": "detr_joined"},
+    "rt-detr of ultralytics": {"form": "detr_picked"},
+    "rt-detr of ultralytics before 8.4": {"form": "detr_joined"},
     "rt-detr with sizes": {"form": "scored"},
 }
 SIDES = {"fixed": (96, 160), "square": (128, 128), "open": ("height", "width")}
@@ -58,6 +59,7 @@ async def test_boxes_are_found_to_the_pixel_whatever_the_form(tmp_path: Path, fo
     high, wide = detector._sides
     # The long side fits without scaling, the other leaves an odd rest; a stretched input is filled wholly.
     is_stretched = detector.get_model_info()["fit"] == "stretch"
+    assert detector.get_model_info()["form"] == FORMS[form]["form"]
     picture = coloured(high if is_stretched else 75, wide if is_stretched else min(wide, 160), red=RED, green=GREEN)
 
     (answer,) = await found(detector, picture)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 from freeroam.models.detector_forms import Form, Tensor, read_inputs, read_outputs
@@ -38,6 +39,7 @@ def tensors(*shapes: tuple[Any, ...], names: str = "", kinds: tuple[str, ...] = 
         (tensors((1, 300, 6)), 1, {}, Form.END2END, None),
         (tensors((1, 300, 6)), None, {}, Form.END2END, None),
         (tensors((1, 300, 38), (1, 32, 160, 160)), 80, {"task": "segment", **NMS}, Form.END2END, None),
+        (tensors((1, 300, 57)), 80, {"task": "pose", "end2end": "True"}, Form.END2END, None),  # yolo26n-pose
         (tensors((100, 7)), 80, {}, Form.END2END_FLAT, None),
         (tensors((0, 7)), 80, {}, Form.END2END_FLAT, None),
         (tensors((1, 300, 84)), 80, {}, Form.DETR_JOINED, 80),  # rtdetr-l of ultralytics
@@ -56,6 +58,37 @@ def test_a_form_is_told(outputs: list[Tensor], classes: int | None, metadata: An
     assert (found.form, found.classes) == (form, counted)
 
 
+IN_PIXELS = [[20, 16, 44, 32, 0.1, 1], [0, 0, 1, 1, 0.02, 0]]
+IN_PARTS = [[0.5, 0.4, 0.2, 0.1, 0.1, 1], [0.975, 1.0, 0.05, 0.02, 0.03, 79]]
+TWO_CLASSES = [[0.5, 0.4, 0.2, 0.1, 0.1, 0.02], [0.975, 1.0, 0.05, 0.02, 0.03, 0.0]]
+
+
+@pytest.mark.parametrize(
+    ("rows", "classes", "metadata", "form"),
+    [
+        (IN_PIXELS, 80, {}, Form.END2END),
+        (IN_PIXELS, 2, {}, Form.END2END),
+        (IN_PIXELS, 1, {}, Form.END2END),
+        (IN_PARTS, 80, {}, Form.DETR_PICKED),
+        (IN_PARTS, None, {}, Form.DETR_PICKED),
+        (IN_PARTS, 2, {}, Form.DETR_PICKED),
+        (TWO_CLASSES, 2, {}, Form.DETR_JOINED),
+        ([[0.0] * 6] * 3, 80, {}, Form.END2END),  # the suppression left nothing of a grey picture
+        ([[0.0] * 6] * 3, 2, {}, Form.END2END),
+        ([[0, 0, 0.9, 0.8, 0.3, 0], [0.0] * 6], 80, NMS, Form.END2END),
+        (np.zeros((0, 6)), 80, {}, Form.END2END),
+    ],
+)
+def test_forms_of_one_shape_are_told_by_the_numbers_of_a_first_run(
+    rows: Any, classes: int | None, metadata: Any, form: Form
+) -> None:
+    value = np.array([rows], np.float32)
+
+    found = read_outputs([Tensor("output0", FLOAT, value.shape, value)], classes, metadata)
+
+    assert found.form is form
+
+
 def test_labels_boxes_and_scores_are_told_apart_in_any_order() -> None:
     mixed = tensors((1, 9), (1, 9), (1, 9, 4), names="scores labels boxes", kinds=(FLOAT, LONG, FLOAT))
     floats = tensors((1, 9), (1, 9, 4), (1, 9), names="classes b s")
@@ -68,6 +101,7 @@ def test_the_operator_decides_between_forms_of_one_shape() -> None:
     outputs = tensors((1, 300, 6))
 
     assert read_outputs(outputs, 1, {}, Form.YOLOV5).form is Form.YOLOV5
+    assert read_outputs(outputs, 1, {}, Form.DETR_PICKED).form is Form.DETR_PICKED
     assert read_outputs(outputs, 1, {}).form is Form.END2END
     assert read_outputs(outputs, 1, {"end2end": "True"}, None).form is Form.END2END
 

@@ -131,6 +131,7 @@ def test_each_form_gives_scores_classes_and_corners_in_input_pixels() -> None:
     assert seen(Form.END2END, [[[*box, 0.7, 1], [0, 0, 0, 0, 0, 0]]]) == [(0.7, 1, approx(box))]
     assert seen(Form.END2END_FLAT, [[0, *box, 1, 0.7], [1, *box, 0, 0.9]]) == [(0.7, 1, approx(box))]
     assert seen(Form.DETR_JOINED, [[[*shares, 0.1, 0.6]]]) == [(0.6, 1, approx(box))]
+    assert seen(Form.DETR_PICKED, [[[*shares, 0.6, 1], [*shares, 0.1, 0]]]) == [(0.6, 1, approx(box))]
     assert seen(Form.DETR, [logits], [[shares, shares]]) == [(0.881, 1, approx(box))]
     assert seen(Form.DETR, [[[0.0, 2.0, 0.0]]], [[shares]], softmax=True) == [(0.787, 1, approx(box))]
     assert seen(Form.DETR, [[[0.0, 2.0, 9.0]]], [[shares]], softmax=True) == []
