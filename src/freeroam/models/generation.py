@@ -12,7 +12,7 @@ import torch
 from freeroam.models.base import Question, Said, Speaker
 from freeroam.models.generation_choosing import Way, decide, ways_of
 from freeroam.models.generation_sampling import Taste, choose
-from freeroam.models.generation_states import AnswerStates, Reading
+from freeroam.models.generation_states import AnswerStates
 from freeroam.models.generation_text import SpokenText
 from freeroam.models.torch_loading import OUT_OF_MEMORY, first_line, free_memory, is_out_of_memory
 from freeroam.vocabulary.errors import InvalidInput, ModelError
@@ -25,13 +25,10 @@ class Prompt:
     Attributes:
         tokens: What the model reads.
         goes_on: Whether the answer goes on with the prompt's very word, and is no turn of its own.
-        reading: Puts the whole prompt through the model where tokens alone do not say it all (pictures); None reads
-            ``tokens`` part by part.
     """
 
     tokens: Sequence[int]
     goes_on: bool = False
-    reading: Reading | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,22 +186,16 @@ class StepLoop(Speaker):
         return Said(answer.key, (), error)
 
     def _read(self) -> list[Said]:
-        """Read prompts, oldest first; pictures are read in one go, however many tokens they are."""
-        said: list[Said] = []
+        """Read prompts, oldest first."""
         parts: dict[int, Sequence[int]] = {}
         room = self._manner.read_tokens if self._speaking else self._manner.read_tokens_alone
-        for answer in list(self._waiting.values()):
+        for answer in self._waiting.values():
             if room <= 0:
                 break
-            if answer.prompt.reading is not None:
-                room -= len(answer.prompt.tokens)
-                said.append(self._read_alone(answer, answer.prompt.tokens))
-                continue
             upto = answer.read + room if self._states.reads_in_parts else len(answer.prompt.tokens)
             parts[answer.key] = answer.prompt.tokens[answer.read : upto]
             room -= len(parts[answer.key])
-        said += self._read_together(parts)
-        return [each for each in said if each.texts or each.answer is not None]
+        return [each for each in self._read_together(parts) if each.texts or each.answer is not None]
 
     def _read_together(self, parts: dict[int, Sequence[int]]) -> list[Said]:
         answers = [self._waiting[key] for key in parts]
@@ -226,10 +217,7 @@ class StepLoop(Speaker):
     def _read_alone(self, answer: _Answer, part: Sequence[int]) -> Said:
         """Read a prompt, or a part of one; what goes wrong costs this answer only."""
         try:
-            if answer.prompt.reading is not None:
-                scores = self._states.read_whole(answer.key, answer.prompt.reading)
-            else:
-                scores = self._states.read({answer.key: part})[answer.key]
+            scores = self._states.read({answer.key: part})[answer.key]
         except Exception as error:
             traceback.print_exc()
             return self._failed(answer, error)

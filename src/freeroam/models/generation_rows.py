@@ -15,7 +15,7 @@ import torch
 from transformers import DynamicCache
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicLayer, DynamicSlidingWindowLayer
 
-from freeroam.models.generation_states import AnswerStates, Decoder, Reading
+from freeroam.models.generation_states import AnswerStates, Decoder
 
 _FULL, _SLIDING = "full_attention", "sliding_attention"
 _BLOCK = 64
@@ -166,9 +166,7 @@ class SharedRows(AnswerStates):
         self._context = context
         self._masks = _Masks(decoder)
         self._reading: dict[int, Any] = {}
-        self._after: dict[int, int] = {}
         self._keys: list[int] = []
-        self._positions: list[int] = []
         self._lines = _Lines()
         self._cache: Any = None
 
@@ -193,13 +191,6 @@ class SharedRows(AnswerStates):
             packed[key] = tokens
         return scores | self._read_packed(packed)
 
-    def read_whole(self, key: int, reading: Reading) -> torch.Tensor:
-        """Let ``reading`` fill a cache whose layers keep all, sliding ones too."""
-        cache = DynamicCache()
-        scores, self._after[key] = reading(cache)
-        self._reading[key] = cache
-        return scores
-
     def begin(self, key: int) -> None:
         """Copy what was read into a row behind the others."""
         cache = self._reading.pop(key)
@@ -221,7 +212,6 @@ class SharedRows(AnswerStates):
             new.put(row, old.keys[0], old.values[0])
         self._keys.append(key)
         self._lines.lengths.append(length)
-        self._positions.append(self._after.pop(key, length))
 
     def go_on(self, tokens: Mapping[int, int]) -> tuple[list[int], torch.Tensor]:
         """Make one call for all rows; if it fails, nothing has changed."""
@@ -240,11 +230,10 @@ class SharedRows(AnswerStates):
         scores = self._decoder.run(
             torch.tensor([[tokens[key]] for key in self._keys], device=device),
             self._cache,
-            positions=torch.tensor(self._positions, device=device)[:, None],
+            positions=lines.ends[:, None],
             mask=mask,
         )
         lines.lengths[:] = [length + 1 for length in lines.lengths]
-        self._positions = [position + 1 for position in self._positions]
         return list(self._keys), scores[:, -1]
 
     def score(self, key: int, ways: Sequence[Sequence[int]]) -> list[torch.Tensor]:
@@ -262,7 +251,6 @@ class SharedRows(AnswerStates):
     def drop(self, key: int) -> None:
         """Let the last row take the place of the one that goes, and give back room that is too much."""
         self._reading.pop(key, None)
-        self._after.pop(key, None)
         if key not in self._keys:
             return
         row, last = self._keys.index(key), len(self._keys) - 1
@@ -270,7 +258,7 @@ class SharedRows(AnswerStates):
         if row != last:
             for layer in self._layers:
                 layer.put(row, layer.keys[last, :, :length], layer.values[last, :, :length])
-        for values in (self._keys, self._positions, self._lines.lengths):
+        for values in (self._keys, self._lines.lengths):
             values[row] = values[last]
             values.pop()
         if not self._keys:
@@ -370,7 +358,7 @@ class SharedRows(AnswerStates):
             scores = self._decoder.run(
                 self._decoder.tensor([token for known in group for token in known]),
                 cache,
-                positions=self._after.get(key, length) + place[None],
+                positions=length + place[None],
                 mask=mask,
                 keep=torch.arange(total, device=device),
             )[0]

@@ -9,19 +9,11 @@ from __future__ import annotations
 import copy
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from transformers import DynamicCache
-
-Places = Callable[[torch.Tensor], torch.Tensor]
-"""Turns positions ``[n, t]`` into the ``position_ids`` of a model that wants another shape."""
-
-Reading = Callable[[Any], tuple[torch.Tensor, int]]
-"""Puts a whole prompt through the model: given an empty cache, fills it and returns the scores ``[vocabulary]`` of the
-next token and that token's position."""
-
 
 _CACHE_NAMES = ("past_key_values", "cache_params")
 
@@ -31,13 +23,11 @@ class Decoder:
 
     Args:
         model: With a language head, ready to answer.
-        places: See ``Places``; None leaves positions as they are.
     """
 
-    def __init__(self, model: Any, places: Places | None = None) -> None:
+    def __init__(self, model: Any) -> None:
         self.model = model
         self.config = model.config.get_text_config(decoder=True)
-        self._places = places
         accepted = inspect.signature(type(model).forward).parameters
         self.takes_positions = "position_ids" in accepted
         self._cache_name = next((name for name in _CACHE_NAMES if name in accepted), _CACHE_NAMES[0])
@@ -75,7 +65,7 @@ class Decoder:
         """
         more: dict[str, Any] = {self._cache_name: cache}
         if positions is not None:
-            more["position_ids"] = self._places(positions) if self._places else positions
+            more["position_ids"] = positions
         if mask is not None:
             more["attention_mask"] = mask
         if self._keeps_logits:
@@ -110,10 +100,6 @@ class AnswerStates(ABC):
     @abstractmethod
     def read(self, parts: Mapping[int, Sequence[int]]) -> dict[int, torch.Tensor]:
         """Put the next tokens of prompts through the model; return the scores ``[vocabulary]`` after each part."""
-
-    @abstractmethod
-    def read_whole(self, key: int, reading: Reading) -> torch.Tensor:
-        """Let ``reading`` put a whole prompt through the model; return the scores ``[vocabulary]`` after it."""
 
     @abstractmethod
     def begin(self, key: int) -> None:
@@ -157,7 +143,7 @@ class SeparateStates(AnswerStates):
         self.reads_in_parts = reads_in_parts
         self._decoder = decoder
         self._caches: dict[int, Any] = {}
-        self._positions: dict[int, int] = {}
+        self._lengths: dict[int, int] = {}
         self._begun: list[int] = []
 
     @property
@@ -168,13 +154,6 @@ class SeparateStates(AnswerStates):
     def read(self, parts: Mapping[int, Sequence[int]]) -> dict[int, torch.Tensor]:
         """Read one part after the other."""
         return {key: self._run(key, tokens)[0, -1] for key, tokens in parts.items()}
-
-    def read_whole(self, key: int, reading: Reading) -> torch.Tensor:
-        """Let ``reading`` fill a cache of its own."""
-        cache = DynamicCache(config=self._decoder.model.config)
-        scores, self._positions[key] = reading(cache)
-        self._caches[key] = cache
-        return scores
 
     def begin(self, key: int) -> None:
         """Let it go on with the others."""
@@ -190,11 +169,11 @@ class SeparateStates(AnswerStates):
         scores = []
         for way in ways:
             known = way[:-1]
-            kept, position = copy.deepcopy(self._caches[key]), self._positions[key]
+            kept, length = copy.deepcopy(self._caches[key]), self._lengths[key]
             parts = [known] if self.reads_in_parts else [[token] for token in known]
             after = [self._run(key, part, keep=self._all(part))[0] for part in parts if part]
             scores.append(torch.cat(after) if after else torch.empty((0, 1), device=self._decoder.device))
-            self._caches[key], self._positions[key] = kept, position
+            self._caches[key], self._lengths[key] = kept, length
         return scores
 
     def _all(self, tokens: Sequence[int]) -> torch.Tensor:
@@ -203,25 +182,25 @@ class SeparateStates(AnswerStates):
     def drop(self, key: int) -> None:
         """Let its cache go."""
         self._caches.pop(key, None)
-        self._positions.pop(key, None)
+        self._lengths.pop(key, None)
         if key in self._begun:
             self._begun.remove(key)
 
     @property
     def longest(self) -> int | None:
         """The answer that is furthest on."""
-        return max(self._begun, key=self._positions.__getitem__, default=None)
+        return max(self._begun, key=self._lengths.__getitem__, default=None)
 
     def _run(self, key: int, tokens: Sequence[int], keep: torch.Tensor | None = None) -> torch.Tensor:
         if key not in self._caches:
             self._caches[key] = DynamicCache(config=self._decoder.model.config)
-            self._positions[key] = 0
-        start = self._positions[key]
+            self._lengths[key] = 0
+        start = self._lengths[key]
         positions = None
         if self._decoder.takes_positions:
             positions = torch.arange(start, start + len(tokens), device=self._decoder.device)[None]
         scores = self._decoder.run(self._decoder.tensor(tokens), self._caches[key], positions=positions, keep=keep)
-        self._positions[key] = start + len(tokens)
+        self._lengths[key] = start + len(tokens)
         return scores
 
 

@@ -193,15 +193,3 @@ def find_context(config: Any, wanted: int | None) -> int:
     """Return the most tokens of prompt and answer together: what the model was trained for, or less if so wished."""
     trained = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
     return min(trained or wanted or UNKNOWN_CONTEXT, wanted or trained or UNKNOWN_CONTEXT)
-
-
-def find_ends(model: Any, tokenizer: Any) -> frozenset[int]:
-    """Return the tokens that end an answer: those of the model's generation settings, and the tokenizer's own."""
-    found = model.generation_config.eos_token_id
-    ends = found if isinstance(found, list) else [found]
-    return frozenset(int(token) for token in [*ends, tokenizer.eos_token_id] if token is not None)
-
-
-def find_penalty(model: Any) -> float:
-    """Return the repetition penalty that the model's author put beside the weights; 1 is none."""
-    return float(model.generation_config.repetition_penalty or 1.0)

@@ -254,3 +254,27 @@ def describe(model: Any, device: torch.device, quantization: str = "none") -> di
         "dtype": str(model.dtype).removeprefix("torch."),
         "quantization": quantization,
     }
+
+
+def find_ends(model: Any, tokenizer: Any) -> frozenset[int]:
+    """Return the tokens that end an answer: those of the model's generation settings, and the tokenizer's own."""
+    found = model.generation_config.eos_token_id
+    ends = found if isinstance(found, list) else [found]
+    return frozenset(int(token) for token in [*ends, tokenizer.eos_token_id] if token is not None)
+
+
+def find_penalty(model: Any) -> float:
+    """Return the repetition penalty that the model's author put beside the weights; 1 is none."""
+    return float(model.generation_config.repetition_penalty or 1.0)
+
+
+def check_whole(name: str, value: int, least: int, most: int | None = None) -> None:
+    """Hold an option to two bounds.
+
+    Raises:
+        ConfigurationError: It lies beyond them, or is no whole number.
+    """
+    is_whole = isinstance(value, int) and not isinstance(value, bool)
+    if not is_whole or value < least or (most is not None and value > most):
+        bounds = f"of {least} or more" if most is None else f"from {least} to {most}"
+        raise ConfigurationError(f"{name} is {value!r}: expected a whole number {bounds}")

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from freeroam.models.base import Question, Speaker
 from freeroam.models.batch_first import SpeakerFirst
-from freeroam.vocabulary.errors import ConfigurationError, ModelError
+from freeroam.models.torch_loading import check_whole, find_ends, find_penalty
+from freeroam.vocabulary.errors import ModelError
 from freeroam.vocabulary.inference import InferenceParams
 from freeroam.vocabulary.model import ModelWishes
 
@@ -73,11 +74,11 @@ class TransformersText(SpeakerFirst):
         read_tokens: int = 0,
         threads: int = 0,
     ) -> None:
-        _check("max_batch", max_batch, 1, _MOST_BATCH)
-        _check("max_tokens", max_tokens, 1)
-        _check("read_tokens", read_tokens, 0)
+        check_whole("max_batch", max_batch, 1, _MOST_BATCH)
+        check_whole("max_tokens", max_tokens, 1)
+        check_whole("read_tokens", read_tokens, 0)
         if context is not None:
-            _check("context", context, 16)
+            check_whole("context", context, 16)
         self._dtype = dtype
         self._quantization = quantization
         self._compile = compile
@@ -116,7 +117,7 @@ class TransformersText(SpeakerFirst):
         from freeroam.models.generation import Manner
         from freeroam.models.generation_states import Decoder
         from freeroam.models.generation_trial import make_states
-        from freeroam.models.text_loading import Weights, find_context, find_ends, find_penalty
+        from freeroam.models.text_loading import Weights, find_context
         from freeroam.models.text_prompts import TextPrompts
 
         weights = Weights.at(model_path, self._gguf_file)
@@ -220,10 +221,3 @@ class TransformersText(SpeakerFirst):
     def _ready(self) -> _Loaded:
         assert self._loaded is not None, "initialize() comes first"
         return self._loaded
-
-
-def _check(name: str, value: int, least: int, most: int | None = None) -> None:
-    is_whole = isinstance(value, int) and not isinstance(value, bool)
-    if not is_whole or value < least or (most is not None and value > most):
-        bounds = f"of {least} or more" if most is None else f"from {least} to {most}"
-        raise ConfigurationError(f"{name} is {value!r}: expected a whole number {bounds}")

@@ -13,7 +13,8 @@ import numpy as np
 
 from freeroam.models.base import Question, Speaker
 from freeroam.models.batch_first import SpeakerFirst
-from freeroam.vocabulary.errors import ConfigurationError, ModelError
+from freeroam.models.torch_loading import check_whole, find_ends, find_penalty
+from freeroam.vocabulary.errors import ModelError
 from freeroam.vocabulary.inference import InferenceParams
 from freeroam.vocabulary.model import ModelWishes
 
@@ -38,7 +39,7 @@ class _Loaded:
     prompts: Prompts
     tokenizer: Any
     eye: Eye
-    ends: list[int]
+    ends: frozenset[int]
     context: int
 
 
@@ -71,11 +72,14 @@ class TransformersVLM(SpeakerFirst):
         context: int | None = None,
         threads: int = 0,
     ) -> None:
-        _check("max_batch", max_batch, 1, _MOST_BATCH)
-        _check("max_tokens", max_tokens, 1, None)
-        _check("window", window, 1, 64)
-        _check("picture_px", picture_px, 28, 8192)
-        _check("context", context, 16, None)
+        check_whole("max_batch", max_batch, 1, _MOST_BATCH)
+        check_whole("max_tokens", max_tokens, 1)
+        if window is not None:
+            check_whole("window", window, 1, 64)
+        if picture_px is not None:
+            check_whole("picture_px", picture_px, 28, 8192)
+        if context is not None:
+            check_whole("context", context, 16)
         self._dtype = dtype
         self._quantization = quantization
         self._compile = compile
@@ -125,7 +129,7 @@ class TransformersVLM(SpeakerFirst):
             prompts=Prompts(config, processor, eye),
             tokenizer=processor.tokenizer,
             eye=eye,
-            ends=vlm_loading.find_ends(model, processor.tokenizer),
+            ends=find_ends(model, processor.tokenizer),
             context=context,
         )
 
@@ -178,7 +182,7 @@ class TransformersVLM(SpeakerFirst):
             ends=loaded.ends,
             max_tokens=self._max_tokens,
             context=loaded.context,
-            repetition_penalty=loaded.network.model.generation_config.repetition_penalty or 1.0,
+            repetition_penalty=find_penalty(loaded.network.model),
         )
 
     async def check_health(self) -> None:
@@ -208,12 +212,3 @@ class TransformersVLM(SpeakerFirst):
     def _ready(self) -> _Loaded:
         assert self._loaded is not None, "initialize() comes first"
         return self._loaded
-
-
-def _check(name: str, value: int | None, least: int, most: int | None) -> None:
-    if value is None:
-        return
-    is_whole = isinstance(value, int) and not isinstance(value, bool)
-    if not is_whole or value < least or (most is not None and value > most):
-        bounds = f"of {least} or more" if most is None else f"from {least} to {most}"
-        raise ConfigurationError(f"{name} is {value!r}: expected a whole number {bounds}")

@@ -5,6 +5,9 @@ every step adds one column for all, and a model's sliding windows, which count c
 are kept a row and counted on from those that the model itself gave the prompt (``_prepare_position_ids_for_generation``
 of transformers' ``GenerationMixin``), which is what ``generate`` does; so models with three axes of positions
 (Qwen2.5-VL) need nothing of their own here, and what they store on the model object is never read.
+
+``generation_rows.SharedRows`` copies less, and brings masks of its own for rows that stand flush left. That is not
+asked of models with pictures: many make their masks themselves, of one with two dimensions.
 """
 
 from __future__ import annotations

@@ -133,13 +133,3 @@ def compile_decoder(model: Any) -> None:
     The part that sees stays as it is: every new size of picture would translate it again.
     """
     make_ready(model.get_decoder(), compile=True)
-
-
-def find_ends(model: Any, tokenizer: Any) -> list[int]:
-    """Return the tokens that end an answer: those of the model's generation settings, else the tokenizer's own."""
-    found = model.generation_config.eos_token_id
-    if found is None:
-        found = tokenizer.eos_token_id
-    if found is None:
-        return []
-    return [int(number) for number in (found if isinstance(found, list) else [found])]

@@ -78,7 +78,7 @@ class VlmSpeaker(Speaker):
         prepare: Callable[[Question], Prompt],
         tokenizer: Any,
         *,
-        ends: Sequence[int],
+        ends: frozenset[int],
         max_tokens: int,
         context: int,
         repetition_penalty: float = 1.0,
@@ -86,7 +86,7 @@ class VlmSpeaker(Speaker):
         self._network = network
         self._prepare = prepare
         self._tokenizer = tokenizer
-        self._ends = frozenset(ends)
+        self._ends = ends
         self._repetition_penalty = repetition_penalty
         self._max_tokens = max_tokens
         self._context = context

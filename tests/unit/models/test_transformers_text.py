@@ -6,7 +6,7 @@ import asyncio
 import gc
 import random
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -24,9 +24,8 @@ require("torch", "transformers")
 
 import torch  # noqa: E402
 
-from freeroam.models.generation import Prompt, StepLoop  # noqa: E402
+from freeroam.models.generation import StepLoop  # noqa: E402
 from freeroam.models.generation_rows import SharedRows  # noqa: E402
-from freeroam.models.generation_states import SeparateStates  # noqa: E402
 from freeroam.models.transformers_text import TransformersText  # noqa: E402
 
 PROMPTS = ("hi", "the quick brown fox jumps over the lazy dog and a camera", "\u65e5\u672c", "yes " * 20, "a red car")
@@ -465,22 +464,17 @@ def test_many_long_choices_are_scored_in_bounded_parts(model: TransformersText) 
     assert text == max(scores, key=scores.__getitem__)
 
 
-class Trouble:
-    """A prompt that brings trouble when the model reads it."""
+class TroubledRows(SharedRows):
+    """Rows that cannot read the prompt of answer 1."""
 
     def __init__(self, model: TransformersText, error: Exception) -> None:
-        loaded = model._ready
+        super().__init__(model._ready.decoder, model._ready.manner.context)
         self._error = error
-        self._prepare = loaded.prompts.prepare
-        rows = SharedRows(loaded.decoder, loaded.manner.context)
-        self.speaker = StepLoop(rows, self.prepare, loaded.tokenizer, loaded.manner)
 
-    def prepare(self, question: Question) -> Prompt:
-        prompt = self._prepare(question)
-        return replace(prompt, reading=self._read) if question.prompt == "trouble" else prompt
-
-    def _read(self, _cache: Any) -> Any:
-        raise self._error
+    def read(self, parts: Mapping[int, Sequence[int]]) -> dict[int, torch.Tensor]:
+        if 1 in parts:
+            raise self._error
+        return super().read(parts)
 
 
 @pytest.mark.parametrize(
@@ -497,13 +491,15 @@ class Trouble:
 )
 def test_trouble_with_one_prompt_costs_that_one_only(model: TransformersText, error: Exception, code: str) -> None:
     expected = generated(model, asked("hi"))
-    speaker = Trouble(model, error).speaker
+    ready = model._ready
+    speaker = StepLoop(TroubledRows(model, error), ready.prompts.prepare, ready.tokenizer, ready.manner)
     answers: dict[int, Any] = {}
     texts: list[str] = []
     speaker.join(0, asked("hi"))
     speaker.step()
     speaker.join(1, asked("trouble"))
-    while len(answers) < 2:
+    speaker.join(2, asked("hi"))
+    while len(answers) < 3:
         for said in speaker.step():
             texts += said.texts
             if said.answer is not None:
@@ -511,37 +507,8 @@ def test_trouble_with_one_prompt_costs_that_one_only(model: TransformersText, er
 
     assert isinstance(answers[1], ModelError if code else ValueError)
     assert not isinstance(answers[1], FreeroamError) or answers[1].code == code
-    assert answers[0]["completion_tokens"] == len(expected)
+    assert [answers[key]["completion_tokens"] for key in (0, 2)] == [len(expected)] * 2
     assert speaker.memory_bytes == 0
-
-
-def test_a_prompt_read_in_one_go_is_spoken_on_like_any_other(model: TransformersText) -> None:
-    # Given prompts that are put through the model by somebody else, as those with pictures are
-    ready = model._ready
-    states = [SharedRows(ready.decoder, CONTEXT), SeparateStates(ready.decoder)]
-    for state in states:
-
-        def prepare(question: Question) -> Prompt:
-            prompt = ready.prompts.prepare(question)
-            tokens = list(prompt.tokens)
-
-            def read(cache: Any) -> tuple[torch.Tensor, int]:
-                return ready.decoder.run(torch.tensor([tokens]), cache)[0, -1], len(tokens)
-
-            return replace(prompt, reading=read)
-
-        speaker = StepLoop(state, prepare, ready.tokenizer, ready.manner)
-        talk = Talk(model)
-        talk.speaker = speaker
-        for key, prompt in enumerate(PROMPTS):
-            talk.join(key, asked(prompt, max_tokens=8 + key))
-        talk.join(9, asked("which", choices=["yes", "no"]))
-        talk.run()
-
-        # Then their answers are those of generate
-        for key, prompt in enumerate(PROMPTS):
-            assert "".join(talk.texts[key]) == text_of(model, generated(model, asked(prompt, max_tokens=8 + key)))
-        assert talk.answers[9]["text"] in {"yes", "no"}
 
 
 def test_predict_answers_a_plain_question(model: TransformersText) -> None:

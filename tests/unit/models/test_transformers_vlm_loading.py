@@ -30,6 +30,7 @@ def llava(tmp_path_factory) -> Path:
         ({"max_batch": 0}, "max_batch is 0: expected a whole number from 1 to 64"),
         ({"max_batch": 65}, "max_batch"),
         ({"max_batch": True}, "max_batch"),
+        ({"max_batch": None}, "max_batch is None"),
         ({"max_tokens": 0}, "max_tokens is 0: expected a whole number of 1 or more"),
         ({"window": 1.5}, "window"),
         ({"picture_px": 1}, "picture_px"),

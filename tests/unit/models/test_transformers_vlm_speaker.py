@@ -198,7 +198,7 @@ async def test_an_answer_leaves_before_it_was_begun(model: TransformersVLM):
 async def test_the_choice_is_the_one_that_the_model_finds_likeliest(model: TransformersVLM, choices: list[str]):
     loaded = model._ready
     prompt = loaded.prompts.prepare(asked("which", picture(1)))
-    end = loaded.ends[0]
+    (end,) = loaded.ends
 
     def mean(text: str) -> float:
         """Return the mean log probability of text and end after the prompt, in one pass without any cache."""
