@@ -23,7 +23,7 @@ from freeroam.api.call_ends import CallerGone, ending_of
 from freeroam.api.gate import read_headers
 from freeroam.api.journal import note
 from freeroam.api.parts import ApiConfig, Parts
-from freeroam.api.pictures import Image, read_pictures
+from freeroam.api.pictures import Image, in_sent_pixels, read_pictures
 from freeroam.security.keys import Caller
 from freeroam.vocabulary.errors import (
     DeadlineExceeded,
@@ -300,7 +300,7 @@ class InferenceCall:
             output = await engine.ask(self.request)
         else:
             output = await engine.ask(self.request, self._place)
-        self.output = output
+        self.output = output = in_sent_pixels(output, self.request.frames)
         self.tokens = output.completion_tokens
         return output
 
@@ -319,9 +319,10 @@ class InferenceCall:
                     if not self._first_s:
                         self._first_s = self._last_s
                         self._lift_deadline()
+                    yield item
                 else:
-                    self.output = item
-                yield item
+                    self.output = in_sent_pixels(item, self.request.frames)
+                    yield self.output
         finally:
             close = getattr(stream, "aclose", None)
             if close is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from freeroam.api.parts import ApiConfig, Parts
 from freeroam.batching.batcher import MAX_REQUEST_BYTES
@@ -23,6 +23,7 @@ from freeroam.vocabulary.errors import (
     UnsupportedMedia,
 )
 from freeroam.vocabulary.frame import Frame, FrameWish
+from freeroam.vocabulary.inference import Output
 from freeroam.vocabulary.model import ModelWishes
 
 
@@ -93,6 +94,33 @@ async def read_pictures(
     except SourceError as error:
         raise _told(error, len(frames)) from None
     return tuple(frames)
+
+
+def in_sent_pixels(output: Output, frames: Sequence[Frame]) -> Output:
+    """Return an answer about a client's pictures with its boxes in pixels of the newest as it was sent.
+
+    A model is given pictures in the size that it wants, which a client does not know.
+
+    Args:
+        output: What the model gave back, its boxes in pixels of the newest frame.
+        frames: From ``read_pictures``; may be empty.
+    """
+    if not frames or not output.predictions:
+        return output
+    newest = frames[-1]
+    across, down = newest.source_width_px / newest.width_px, newest.source_height_px / newest.height_px
+    if across == down == 1.0:
+        return output
+    factors = (across, down, across, down)
+    predictions = [
+        seen
+        if seen.bbox is None
+        else seen.model_copy(
+            update={"bbox": [round(edge * factor, 1) for edge, factor in zip(seen.bbox, factors, strict=False)]}
+        )
+        for seen in output.predictions
+    ]
+    return replace(output, predictions=predictions)
 
 
 def _size_of(file: bytes | memoryview | Pixels) -> tuple[int, int]:

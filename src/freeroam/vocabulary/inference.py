@@ -81,7 +81,8 @@ class Prediction(BaseModel):
     Attributes:
         label: What it is.
         confidence: 0 to 1.
-        bbox: ``[x1, y1, x2, y2]`` in pixels of the picture that the model was given (``frame_shape``).
+        bbox: ``[x1, y1, x2, y2]`` in pixels of the picture that the model was given (``frame_shape``); in answers to
+            clients in pixels of the picture that they sent, the newest of several.
     """
 
     model_config = ConfigDict(extra="allow")

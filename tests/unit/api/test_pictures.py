@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
+import json
+import re
 from types import TracebackType
 from typing import Any, Self
 
@@ -242,3 +244,37 @@ async def test_a_caller_that_goes_away_while_its_pictures_are_read_is_counted_as
     assert engine.asked == []
     key = "model=default,priority=NORMAL,stage=queued,version="
     assert parts.metrics.snapshot()["freeroam_cancelled_total"] == {key: 1.0}
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/infer", {"prompt": "what?"}),
+        ("/infer_stream", {"prompt": "what?"}),
+        (
+            "/v2/models/gpt2/infer",
+            {"inputs": [{"name": "prompt", "shape": [1], "datatype": "BYTES", "data": ["what?"]}]},
+        ),
+    ],
+)
+async def test_boxes_are_told_in_pixels_of_the_picture_as_it_was_sent(
+    connect: Any, engine: TalkingEngine, decoders: Decoders, path: str, body: dict[str, Any]
+) -> None:
+    # Given a picture that the model is given in half its size, when a box is found in it
+    pixels = {"name": "image", "shape": [8, 12, 3], "datatype": "UINT8", "data": [0] * 288}
+    sent = {"images": [base64.b64encode(picture()).decode()]}
+    async with connect() as client:
+        alone = await client.post(path, json=body)
+        answer = await client.post(
+            path, json={"inputs": [*body["inputs"], pixels]} if "inputs" in body else body | sent
+        )
+
+    # Then it fits the picture that the client has, and without a picture it is as the model said
+    assert answer.status_code == 200, answer.text
+    assert set(boxes_in(alone.text)) == {(0, 0, 4, 4)}
+    assert set(boxes_in(answer.text)) == {(0, 0, 8, 8)}
+
+
+def boxes_in(text: str) -> list[tuple[float, ...]]:
+    found = re.findall(r'"bbox": ?(\[[^]]*\])|"name": ?"boxes"[^}]*"data": ?(\[[^]]*\])', text.replace("\\", ""))
+    return [tuple(json.loads(one or other)) for one, other in found]

@@ -29,8 +29,8 @@ def answer_tensors(
 ) -> list[Answered]:
     """Return the outputs that are wanted, in order; the text is empty if all of it was given piece by piece.
 
-    ``boxes`` are ``[x1, y1, x2, y2]`` in pixels of the picture that the model was given; a thing seen without a place
-    has the empty box of four zeros.
+    ``boxes`` are ``[x1, y1, x2, y2]`` in pixels of the picture that was sent; a thing seen without a place has the
+    empty box of four zeros.
     """
     count = len(output.predictions)
     values: dict[str, Sequence[Any]] = {
