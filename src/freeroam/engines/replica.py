@@ -35,7 +35,7 @@ from freeroam.processes.lifeline import connect
 from freeroam.processes.memory import give_memory_back, keep_large_blocks_apart
 from freeroam.processes.ring import RingReader
 from freeroam.processes.wire import BLOBS, BlockingWire, Message
-from freeroam.vocabulary.errors import FreeroamError
+from freeroam.vocabulary.errors import FreeroamError, InvalidInput
 from freeroam.vocabulary.inference import InferenceParams
 from freeroam.vocabulary.model import ModelWishes
 
@@ -281,7 +281,9 @@ class Replica:
                 try:
                     speaker.join(key, question)
                 except Exception as error:  # a question that a model cannot take costs itself only
-                    traceback.print_exc()
+                    # What a caller did wrong is told to the caller, and is no line of the operator's log.
+                    if not isinstance(error, InvalidInput):
+                        traceback.print_exc()
                     step.answers.append(_answered(call, place, error))
                 else:
                     self._speeches[key] = _Speech(call, place)

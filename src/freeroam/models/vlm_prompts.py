@@ -60,6 +60,8 @@ class Prompts:
         frames = question.frames
         text = self._text(question)
         told = self._eye.single if len(frames) == 1 else self._eye.several
+        # Said because a picture one or three pixels high would be taken for one whose channels come first.
+        told = {**told, "input_data_format": "channels_last"}
         more: dict[str, Any] = {"images": list(frames), "images_kwargs": told} if frames else {}
         begin = self._processor.tokenizer.bos_token
         # A template that begins with the beginning itself must not get it twice.

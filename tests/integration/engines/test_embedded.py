@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import sys
@@ -17,7 +18,7 @@ import pytest
 
 from freeroam.engines.embedded import EmbeddedEngine, ModelSpec
 from freeroam.processes.ring import PAGE_BYTES, FrameRing, RingWriter
-from freeroam.vocabulary.errors import ConfigurationError, ModelError, ModelNotReady
+from freeroam.vocabulary.errors import ConfigurationError, InvalidInput, ModelError, ModelNotReady
 from freeroam.vocabulary.inference import FinishReason, InferenceParams, Output, Piece
 from freeroam.vocabulary.model import ModelState
 from tests.engines import fake, frame_of, question, running
@@ -411,3 +412,18 @@ async def test_the_time_of_a_call_is_told_on_this_machines_clock() -> None:
 
     assert begun_s <= output.started_monotonic_s <= ended_s
     assert 50.0 <= output.model_ms <= (ended_s - begun_s) * 1000.0
+
+
+async def test_a_question_that_the_caller_got_wrong_leaves_no_traceback_in_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    picky = ModelSpec("m", model_type=f"{HERE}.user_models:Thoughtful", model_path="refuses")
+    async with running(picky) as engine:
+        with pytest.raises(InvalidInput, match="ask otherwise"):
+            await engine.ask(question("wrong"))
+        with pytest.raises(ModelError, match="cannot take it"):
+            await engine.ask(question("right"))
+        await until(lambda: "RuntimeError: cannot take it" in caplog.text)
+
+    assert "ask otherwise" not in caplog.text

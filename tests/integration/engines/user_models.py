@@ -16,6 +16,7 @@ import numpy as np
 
 from freeroam import BaseVLM
 from freeroam.models.base import Question, Said, Speaker
+from freeroam.vocabulary.errors import InvalidInput
 
 
 class Awaiting(BaseVLM):
@@ -197,7 +198,7 @@ class Thoughtful(Awaiting):
         return super().get_wishes().model_copy(update={"max_batch": 4, "window": 1, "streams_text": True})
 
     def open_speaker(self) -> Speaker:
-        return {"": Late, "dies": Dying, "one for all": Sharing, "numbers": Numbering}[self.path]()
+        return {"": Late, "dies": Dying, "one for all": Sharing, "numbers": Numbering, "refuses": Picky}[self.path]()
 
 
 class Late(Lone):
@@ -214,6 +215,15 @@ class Dying(Lone):
         if self.steps > 150:
             os._exit(9)
         return Said(key)
+
+
+class Picky(Late):
+    """Takes no question: the caller is to blame for one, the model for the others."""
+
+    def join(self, key: int, question: Question) -> None:
+        if question.prompt == "wrong":
+            raise InvalidInput("ask otherwise")
+        raise RuntimeError("cannot take it")
 
 
 class Sharing(Lone):

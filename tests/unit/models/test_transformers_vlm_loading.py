@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 
 from freeroam.models.base import Question
 from freeroam.models.loading import load_model
+from freeroam.models.torch_loading import find_ends
 from freeroam.models.transformers_vlm import TransformersVLM
 from freeroam.models.vlm_loading import load_config, load_processor
 from freeroam.vocabulary.errors import ConfigurationError, FreeroamError, MissingExtra, ModelError
@@ -155,3 +157,13 @@ async def test_a_compiled_model_says_what_it_says_uncompiled(llava: Path) -> Non
         answers.append(await model.predict_batch(questions))
 
     assert answers[0] == answers[1]
+
+
+@pytest.mark.parametrize(
+    ("settings", "tokenizer", "expected"),
+    [(7, 2, {7, 2}), ([7, 8], 7, {7, 8}), (None, 2, {2}), ([7], None, {7}), (None, None, set())],
+)
+def test_an_answer_ends_where_the_settings_or_the_tokenizer_say(settings: Any, tokenizer: Any, expected: set[int]):
+    model = SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=settings))
+
+    assert find_ends(model, SimpleNamespace(eos_token_id=tokenizer)) == expected

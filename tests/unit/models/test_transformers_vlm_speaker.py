@@ -331,6 +331,15 @@ async def test_words_that_stand_for_pictures_are_only_words_in_a_question(model:
         assert odd == plain
 
 
+@pytest.mark.parametrize("height_px", [1, 3])
+async def test_a_picture_as_high_as_there_are_channels_is_seen_as_it_is(llava: TransformersVLM, height_px: int):
+    thin, square = (np.full((high, 56, 3), (250, 120, 10), np.uint8) for high in (height_px, 56))
+
+    seen, expected = (llava._ready.prompts.prepare(asked("what", one)).inputs["pixel_values"] for one in (thin, square))
+
+    assert torch.equal(seen, expected)
+
+
 async def test_a_question_longer_than_the_model_reads_is_refused_alone(folder: Path):
     model = TransformersVLM(threads=1, context=100)
     await model.initialize(str(folder), "cpu")
