@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import os
 import random
 import signal
@@ -11,6 +12,7 @@ from collections.abc import AsyncIterator
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from freeroam.clock import SystemClock
 from freeroam.processes.ring import PAGE_BYTES, place_of
@@ -521,6 +523,21 @@ async def test_single_pictures_are_decoded_and_scaled(pool, form) -> None:
     assert (frame.width_px, frame.height_px, frame.source_width_px) == (200, 112, 640)
     assert (again.width_px, again.height_px, again.source_height_px) == (200, 100, 1000)
     assert numbers([frame, again]) == [341, 682]
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
+async def test_a_turned_picture_is_given_upright_and_so_is_its_size(pool, form) -> None:
+    lying, exif = Image.fromarray(np.rot90(numbered_picture(99, 400, 200), 1)), Image.Exif()
+    exif[0x0112] = 6  # to be turned clockwise by a quarter to stand upright
+    file = io.BytesIO()
+    lying.save(file, form, exif=exif)
+
+    async with pool.open_pictures(wish(1, 200, 200)) as pictures:
+        frame = await pictures.decode(file.getvalue())
+
+    assert (frame.width_px, frame.height_px) == (200, 100)
+    assert (frame.source_width_px, frame.source_height_px) == (400, 200)
+    assert numbers([frame]) == [99]
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])

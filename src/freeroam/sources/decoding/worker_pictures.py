@@ -17,7 +17,7 @@ from freeroam.processes.ring import RingWriter
 from freeroam.sources.decoding.geometry import announced_size, fitted_size, picture_form
 from freeroam.sources.decoding.worker_input import Closed, Gate
 from freeroam.sources.decoding.worker_opening import Limits
-from freeroam.sources.decoding.worker_scaling import Pixels, Scaler
+from freeroam.sources.decoding.worker_scaling import Pixels, Scaler, quarter_turns
 from freeroam.vocabulary.errors import SourceError, SourceErrorCode
 
 RAW_FORMATS = {1: "gray", 3: "rgb24", 4: "rgba"}
@@ -93,6 +93,9 @@ class PictureThread:
         else:
             frame, size = self._raw(data, *raw)
         pixels, width, height = self._scaler.rgb(frame)
+        if quarter_turns(frame) % 2:
+            # Upright, as the pixels are, so that what is found in them can be told in pixels of the picture.
+            size = (size[1], size[0])
         answer = {
             "op": "frame",
             "width_px": width,

@@ -35,7 +35,7 @@ class Scaler:
 
         The area average is the cheap scaler that keeps small things visible; bicubic costs 16 times as much at 1080p.
         """
-        turns = round(frame.rotation / QUARTER_DEGREES) % 4
+        turns = quarter_turns(frame)
         box = self._box if turns % 2 == 0 else (self._box[1], self._box[0])
         width, height = fitted_size(frame.width, frame.height, box, sample_aspect)
         planes = PLANAR_FORMS.get(frame.format.name)
@@ -53,6 +53,11 @@ class Scaler:
         if turns:
             return _turned(pixels, width, height, turns)
         return pixels, width, height
+
+
+def quarter_turns(frame: av.VideoFrame) -> int:
+    """Return by how many quarters a picture must be turned counterclockwise to stand upright, 0 to 3."""
+    return round(frame.rotation / QUARTER_DEGREES) % 4
 
 
 def _turned(pixels: Pixels, width: int, height: int, turns: int) -> tuple[Pixels, int, int]:
