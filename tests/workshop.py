@@ -15,6 +15,7 @@ from freeroam.sources.decoding.values import DecoderConfig
 from freeroam.sources.fetching import Fetcher, FetchTimeouts
 from freeroam.sources.hls import HlsConfig, hls_factory
 from freeroam.sources.http import http_factory
+from freeroam.sources.limits import SourceLimits
 from freeroam.sources.source import Source, SourceRequest
 from freeroam.vocabulary.frame import Frame, FrameWish
 from freeroam.vocabulary.job import SourceOptions
@@ -65,12 +66,13 @@ async def workshop(
     timeouts: FetchTimeouts | None = None,
     config: HlsConfig | None = None,
     clock: SystemClock | None = None,
+    limits: SourceLimits | None = None,
 ) -> AsyncIterator[Workshop]:
     """Give a workshop; ``decodes=False`` starts no decoder, for tests where nothing gets that far."""
     clock = clock or SystemClock()
     pool = DecoderPool(DecoderConfig(processes=1), clock)
     dialer = Dialer(UrlPolicy(allow), resolver, tls=TlsContexts(cafile) if cafile else TLS, clock=clock)
-    fetcher = Fetcher(dialer, clock, timeouts)
+    fetcher = Fetcher(dialer, clock, timeouts, limits)
     if decodes:
         await pool.start()
     try:

@@ -85,7 +85,7 @@ class Runtime:
             self._policy, timeouts=DialTimeouts(connect_s=settings.source_open_timeout), clock=self.clock
         )
         patience = FetchTimeouts(answer_s=settings.source_open_timeout, read_s=settings.source_read_timeout)
-        self._fetcher = Fetcher(self._dialer, self.clock, patience)
+        self._fetcher = Fetcher(self._dialer, self.clock, patience, settings.source_limits())
         self.opener = Opener(self._source_factories(), self._policy, load_plugins())
         self.sources = SharedSources(self.opener.open, self.opener.can_go_back, settings.source_config(), self.clock)
         self._start_models = settings.model_specs() if models is None else tuple(models)
@@ -232,7 +232,13 @@ class Runtime:
             "http": http_factory(self._fetcher, self.decoders, clock, hls, self._temporary),
             "rtsp": RtspSources(self._dialer, self.decoders, clock, settings.source_open_timeout),
             "redis": RedisSources(settings.redis_config(), self._dialer, self.decoders, clock),
-            "file": partial(FileSource, root=settings.media_root, pool=self.decoders, clock=clock),
+            "file": partial(
+                FileSource,
+                root=settings.media_root,
+                pool=self.decoders,
+                clock=clock,
+                limits=settings.source_limits(),
+            ),
             "demo": partial(DemoSource, pool=self.decoders, clock=clock),
         }
 

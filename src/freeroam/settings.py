@@ -23,6 +23,7 @@ from freeroam.security.limits import RateConfig
 from freeroam.security.redaction import redact_url
 from freeroam.setting_forms import List, Seconds, allowed_by, read_limit
 from freeroam.sources.decoding.values import DecoderConfig
+from freeroam.sources.limits import SourceLimits
 from freeroam.sources.reconnecting import SourceConfig
 from freeroam.sources.redis_stream import RedisConfig
 from freeroam.vocabulary.errors import ConfigurationError
@@ -116,6 +117,13 @@ class Settings(BaseSettings):
         2 * 2**30, ge=2**20, description="Greatest recording read by a temporary file, where a server gives no ranges."
     )
     source_disk_bytes: int = Field(8 * 2**30, ge=2**20, description="Disk that all such temporary files may take.")
+    source_playlist_bytes: int = Field(
+        2**20, ge=1024, le=2**30, description="Greatest playlist of HLS; recordings of many hours have long ones."
+    )
+    source_segment_bytes: int = Field(64 * 2**20, ge=1024, le=2**40, description="Greatest segment of HLS.")
+    source_picture_bytes: int = Field(
+        32 * 2**20, ge=1024, le=2**27, description="Greatest compressed picture of a snapshot, MJPEG stream or file."
+    )
     frame_memory_bytes: int = Field(
         512 * 2**20,
         ge=0,
@@ -314,6 +322,10 @@ class Settings(BaseSettings):
     def decoder_config(self) -> DecoderConfig:
         """Return how decoding is bounded."""
         return DecoderConfig(max_pixels=self.max_pixels, ring_bytes=self.frame_memory_bytes)
+
+    def source_limits(self) -> SourceLimits:
+        """Return how large pieces of a source may be."""
+        return SourceLimits(self.source_playlist_bytes, self.source_segment_bytes, self.source_picture_bytes)
 
     def source_config(self) -> SourceConfig:
         """Return how patient reconnecting is."""

@@ -11,6 +11,7 @@ from freeroam.security.keys import digest_of
 from freeroam.settings import LATER_SETTINGS, SECRETS, Settings, allowed_values, load_settings
 from freeroam.sources.decoding.values import DecoderConfig
 from freeroam.sources.http_files import ALL_TEMPORARY_BYTES, MAX_TEMPORARY_BYTES
+from freeroam.sources.limits import SourceLimits
 from freeroam.vocabulary.errors import ConfigurationError
 
 
@@ -159,14 +160,19 @@ def test_what_frames_and_recordings_may_take_is_set_and_is_else_what_the_parts_t
     assert load_settings().decoder_config().ring_bytes == DecoderConfig().ring_bytes
     settings = load_settings()
     assert (settings.source_file_bytes, settings.source_disk_bytes) == (MAX_TEMPORARY_BYTES, ALL_TEMPORARY_BYTES)
+    assert settings.source_limits() == SourceLimits()
 
     # When they are set, then the parts are given them
     monkeypatch.setenv("FRAME_MEMORY_BYTES", "0")
     monkeypatch.setenv("SOURCE_FILE_BYTES", "2000000")
     monkeypatch.setenv("SOURCE_DISK_BYTES", "3000000")
+    monkeypatch.setenv("SOURCE_PLAYLIST_BYTES", "4000")
+    monkeypatch.setenv("SOURCE_SEGMENT_BYTES", "5000")
+    monkeypatch.setenv("SOURCE_PICTURE_BYTES", "6000")
     settings = load_settings()
     assert settings.decoder_config().ring_bytes == 0
     assert (settings.source_file_bytes, settings.source_disk_bytes) == (2_000_000, 3_000_000)
+    assert settings.source_limits() == SourceLimits(4000, 5000, 6000)
 
 
 @pytest.mark.parametrize(

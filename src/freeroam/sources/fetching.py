@@ -22,6 +22,7 @@ from freeroam.sources.http_grammar import (
     checked_headers,
     cut,
 )
+from freeroam.sources.limits import SourceLimits
 from freeroam.vocabulary.errors import ForbiddenReference, InvalidInput, SourceError, SourceErrorCode
 
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -59,12 +60,20 @@ class Fetcher:
         dialer: Opens and checks connections.
         clock: Time of budgets.
         timeouts: Patience with servers.
+        limits: Greatest sizes of what they send.
     """
 
-    def __init__(self, dialer: Dialer, clock: Clock, timeouts: FetchTimeouts | None = None) -> None:
+    def __init__(
+        self,
+        dialer: Dialer,
+        clock: Clock,
+        timeouts: FetchTimeouts | None = None,
+        limits: SourceLimits | None = None,
+    ) -> None:
         self.dialer = dialer
         self.clock = clock
         self.timeouts = timeouts or FetchTimeouts()
+        self.limits = limits or SourceLimits()
         self._pools: dict[bool, httpcore.AsyncConnectionPool] = {}
         self._tidying: asyncio.Task[None] | None = None
 
@@ -120,10 +129,12 @@ class FetchSession:
 
     Attributes:
         home: The stream's own address.
+        limits: Greatest sizes of what is fetched.
     """
 
     def __init__(self, fetcher: Fetcher, home: ParsedTarget, headers: Mapping[str, str], verify_tls: bool) -> None:
         self.home = home
+        self.limits = fetcher.limits
         self._fetcher = fetcher
         self._verify_tls = verify_tls
         self._home_headers = checked_headers(headers)
@@ -154,7 +165,14 @@ class FetchSession:
         raise SourceError(SourceErrorCode.SERVER, f"{self.home.shown} redirects more than {MAX_REDIRECTS} times")
 
     async def read(
-        self, url: str, max_bytes: int, budget_s: float, byte_range: ByteRange | None = None, *, name: str = "answer"
+        self,
+        url: str,
+        max_bytes: int,
+        budget_s: float,
+        byte_range: ByteRange | None = None,
+        *,
+        name: str = "answer",
+        setting: str = "",
     ) -> Body:
         """Fetch a whole body.
 
@@ -164,6 +182,7 @@ class FetchSession:
             budget_s: Time for all of it.
             byte_range: The part wanted; cut out if the server sends more.
             name: What it is, for errors.
+            setting: Where ``max_bytes`` can be changed, for errors.
 
         Raises:
             SourceError: As ``open``; ``bad_data`` also for a body that is too long or breaks off.
@@ -172,7 +191,7 @@ class FetchSession:
             async with asyncio.timeout(budget_s):
                 async with await self.open(url, byte_range) as response:
                     limit_bytes = max_bytes + response.skip_bytes
-                    pieces = [piece async for piece in response.pieces(limit_bytes, name=name)]
+                    pieces = [piece async for piece in response.pieces(limit_bytes, name=name, setting=setting)]
         except TimeoutError:
             message = f"the {name} at {self._shown(url)} took longer than {budget_s:.0f} s"
             raise SourceError(SourceErrorCode.TIMEOUT, message) from None

@@ -15,12 +15,12 @@ from freeroam.sources.decoding.feed import Feed
 from freeroam.sources.decoding.geometry import picture_form
 from freeroam.sources.decoding.pool import DecoderPool
 from freeroam.sources.decoding.values import FeedShape, milliseconds_id
+from freeroam.sources.limits import SourceLimits
 from freeroam.sources.source import SourceFacts, SourceRequest
 from freeroam.vocabulary.errors import ForbiddenReference, InvalidInput, SourceError, SourceErrorCode
 from freeroam.vocabulary.frame import Frame, FrameWish
 
 SCHEME = "file:"
-MAX_PICTURE_BYTES = 64 * 1024 * 1024
 LOCAL_HOSTS = ("", "localhost")
 
 
@@ -34,19 +34,29 @@ class FileSource:
         root: ``MEDIA_ROOT``; None allows no file.
         pool: Decodes.
         clock: Says when a frame is handed out.
+        limits: Greatest size of a picture.
 
     Raises:
         InvalidInput: The reference is malformed.
         ForbiddenReference: No root is set, or the reference leads out of it.
     """
 
-    def __init__(self, request: SourceRequest, *, root: Path | None, pool: DecoderPool, clock: Clock) -> None:
+    def __init__(
+        self,
+        request: SourceRequest,
+        *,
+        root: Path | None,
+        pool: DecoderPool,
+        clock: Clock,
+        limits: SourceLimits | None = None,
+    ) -> None:
         self.facts = SourceFacts(kind="file", is_live=False)
         self._request = request
         self._parts = file_parts(request.stream_ref, root)
         self._root = root
         self._pool = pool
         self._clock = clock
+        self._limits = limits or SourceLimits()
         self._wish = request.wish
         self._feed: Feed | None = None
         self._skip_until_s = _resume_time(request.resume_after)
@@ -94,8 +104,9 @@ class FileSource:
 
     async def _picture(self, reader: FileReader) -> AsyncIterator[Frame]:
         """Give a picture file's only frame, unless it was given before."""
-        if reader.size_bytes > MAX_PICTURE_BYTES:
-            text = f"the picture has {reader.size_bytes} bytes; at most {MAX_PICTURE_BYTES} are read"
+        if reader.size_bytes > self._limits.picture_bytes:
+            most = self._limits.picture_bytes
+            text = f"the picture has {reader.size_bytes} bytes; at most {most} are read (SOURCE_PICTURE_BYTES)"
             raise SourceError(SourceErrorCode.BAD_DATA, text)
         data = await reader.read_at(0, reader.size_bytes)
         self.facts.codec = picture_form(data)

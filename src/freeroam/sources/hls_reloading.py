@@ -11,7 +11,6 @@ from freeroam.sources.hls_playlist import MediaPlaylist, Variant, order_variants
 from freeroam.vocabulary.errors import SourceError, SourceErrorCode
 from freeroam.vocabulary.frame import FrameWish
 
-MAX_PLAYLIST_BYTES = 1024 * 1024
 LARGE_BYTES = 64 * 1024
 """Parsing more than this takes milliseconds, so it is done beside the event loop."""
 LEAST_WAIT_S = 0.5
@@ -150,7 +149,10 @@ class PlaylistReader:
             raise SourceError(SourceErrorCode.STALLED, message)
 
     async def _fetch(self, url: str) -> Body:
-        return await self._session.read(url, MAX_PLAYLIST_BYTES, self._budget_s, name="playlist")
+        limit_bytes = self._session.limits.playlist_bytes
+        return await self._session.read(
+            url, limit_bytes, self._budget_s, name="playlist", setting="SOURCE_PLAYLIST_BYTES"
+        )
 
 
 async def parse_body(body: Body) -> MediaPlaylist | tuple[Variant, ...]:

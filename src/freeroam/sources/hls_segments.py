@@ -19,7 +19,6 @@ from freeroam.vocabulary.errors import SourceError, SourceErrorCode
 
 _Name = TypeVar("_Name")
 
-MAX_SEGMENT_BYTES = 64 * 1024 * 1024
 MAX_INIT_BYTES = 1024 * 1024
 WHOLE_BYTES = 8 * 1024 * 1024
 """A segment up to this size is read to its end before any of it is decoded, so that a broken one can be asked again."""
@@ -132,7 +131,8 @@ class SegmentReader:
         stack = AsyncExitStack()
         try:
             response = await stack.enter_async_context(await self._session.open(segment.url, segment.byte_range))
-            whole = response.pieces(MAX_SEGMENT_BYTES + response.skip_bytes, budget_s, name="segment")
+            limit_bytes = self._session.limits.segment_bytes + response.skip_bytes
+            whole = response.pieces(limit_bytes, budget_s, name="segment", setting="SOURCE_SEGMENT_BYTES")
             wanted = await stack.enter_async_context(aclosing(whole))
             if segment.byte_range is not None:
                 part = _cut(wanted, response.skip_bytes, segment.byte_range.length)

@@ -14,11 +14,10 @@ from freeroam.sources.feed_run import FeedRun, FrameQueue
 from freeroam.sources.fetching import Body, Fetcher
 from freeroam.sources.frame_queue import hand_out
 from freeroam.sources.hls import HlsConfig, HlsSource
-from freeroam.sources.hls_reloading import MAX_PLAYLIST_BYTES
 from freeroam.sources.http_answers import Response
 from freeroam.sources.http_files import RangeReader, TemporaryReader, TemporarySpace, container_of_file, index_is_late
 from freeroam.sources.http_grammar import ByteRange
-from freeroam.sources.http_pictures import MAX_PICTURE_BYTES, PictureReading, picture_form
+from freeroam.sources.http_pictures import PictureReading, picture_form
 from freeroam.sources.source import Source, SourceFactory, SourceFacts, SourceRequest
 from freeroam.vocabulary.errors import SourceError, SourceErrorCode
 from freeroam.vocabulary.frame import Frame, FrameWish
@@ -106,7 +105,7 @@ class HttpSource:
             head, rest = await self._read_head(response, stack)
             produce = self._told_by(response, head, rest)
             if produce is None:
-                playlist = await _playlist(response, head, rest)
+                playlist = await _playlist(response, head, rest, self._session.limits.playlist_bytes)
                 await stack.aclose()
                 given = self._hls(playlist).frames()
             else:
@@ -181,12 +180,12 @@ class HttpSource:
             stall_s = self._request.options.stall_timeout_s
             stall_s = self._hls_config.stall_timeout_s if stall_s is None else stall_s
             response.silence_s = max(stall_s, response.silence_s or 0.0) if stall_s > 0 else None
-            await reading.follow(response, rest)
+            await reading.follow(response, rest, self._session.limits.picture_bytes)
 
     async def _read_snapshots(
         self, response: Response, head: bytes, rest: AsyncIterator[bytes], queue: FrameQueue
     ) -> None:
-        first = await _whole(response, head, rest, MAX_PICTURE_BYTES)
+        first = await _whole(response, head, rest, self._session.limits.picture_bytes, "SOURCE_PICTURE_BYTES")
         self.facts.plans_ahead = True
         await response.aclose()  # so that the next picture comes over the same connection
         async with self._decoders.open_pictures(self._wish, self._request.stream_ref) as pictures:
@@ -256,19 +255,21 @@ class HttpSource:
                 await reader.aclose()
 
 
-async def _playlist(response: Response, head: bytes, rest: AsyncIterator[bytes]) -> Body:
-    data = await _whole(response, head, rest, MAX_PLAYLIST_BYTES)
+async def _playlist(response: Response, head: bytes, rest: AsyncIterator[bytes], max_bytes: int) -> Body:
+    data = await _whole(response, head, rest, max_bytes, "SOURCE_PLAYLIST_BYTES")
     return Body(data, response.target.without_credentials(), response.content_type)
 
 
-async def _whole(response: Response, head: bytes, rest: AsyncIterator[bytes], max_bytes: int) -> bytes:
+async def _whole(response: Response, head: bytes, rest: AsyncIterator[bytes], max_bytes: int, setting: str) -> bytes:
     """Return a whole body whose beginning was read."""
     data = bytearray(head)
-    async for piece in rest:
+    piece: bytes | None = b""
+    while piece is not None:
         data += piece
         if len(data) > max_bytes:
-            message = f"the answer of {response.target.shown} is longer than {max_bytes} bytes"
+            message = f"the answer of {response.target.shown} is longer than {max_bytes} bytes ({setting})"
             raise SourceError(SourceErrorCode.BAD_DATA, message)
+        piece = await anext(rest, None)
     return bytes(data)
 
 

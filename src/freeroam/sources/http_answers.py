@@ -78,7 +78,7 @@ class Response:
         return None if parsed is None else parsed[1]
 
     async def pieces(
-        self, max_bytes: int | None = None, budget_s: float | None = None, *, name: str = "answer"
+        self, max_bytes: int | None = None, budget_s: float | None = None, *, name: str = "answer", setting: str = ""
     ) -> AsyncGenerator[bytes, None]:
         """Give the body piece by piece.
 
@@ -86,13 +86,15 @@ class Response:
             max_bytes: Longest body accepted; None sets no limit.
             budget_s: Longest time to wait for the server in all; what the reader does in between does not count.
             name: What it is, for errors.
+            setting: Where ``max_bytes`` can be changed, for errors.
 
         Raises:
             SourceError: ``timeout``: silent, or slower than the budget; ``bad_data``: too long, or broken off.
         """
         announced = self.length_bytes
+        too_long = f"is longer than {max_bytes} bytes{setting and f' ({setting})'}"
         if max_bytes is not None and announced is not None and announced > max_bytes:
-            raise self._broken(f"is longer than {max_bytes} bytes", name)
+            raise self._broken(too_long, name)
         clock, waited_s, received = self._clock, 0.0, 0
         encoding = self.header("content-encoding").lower()
         inflater = None if encoding in PLAIN else Inflater(encoding)
@@ -119,7 +121,7 @@ class Response:
                 for piece in (part,) if inflater is None else self._inflated(inflater, part, name):
                     received += len(piece)
                     if max_bytes is not None and received > max_bytes:
-                        raise self._broken(f"is longer than {max_bytes} bytes", name)
+                        raise self._broken(too_long, name)
                     yield piece
 
     def _inflated(self, inflater: Inflater, data: bytes, name: str) -> Iterator[bytes]:

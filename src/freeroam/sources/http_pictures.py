@@ -17,7 +17,6 @@ from freeroam.vocabulary.cadence import Cadence
 from freeroam.vocabulary.errors import SourceError, SourceErrorCode
 from freeroam.vocabulary.frame import FrameWish
 
-MAX_PICTURE_BYTES = 32 * 1024 * 1024
 BAD_PICTURES = 30
 """So many broken pictures in a row, and an MJPEG stream is given up."""
 FAILED_FETCHES = 3
@@ -66,13 +65,13 @@ class PictureReading:
         """Seconds between samples."""
         return self._cadence.interval_s
 
-    async def follow(self, response: Response, pieces: AsyncIterator[bytes]) -> None:
-        """Read an MJPEG stream until it breaks.
+    async def follow(self, response: Response, pieces: AsyncIterator[bytes], max_bytes: int) -> None:
+        """Read an MJPEG stream, whose pictures have at most ``max_bytes``, until it breaks.
 
         Raises:
             SourceError: ``ended``: the server closed it; ``bad_data``: nothing of it is a picture; else as it broke.
         """
-        parser = MultipartParser(response.header("content-type"), MAX_PICTURE_BYTES)
+        parser = MultipartParser(response.header("content-type"), max_bytes)
         async for piece in pieces:
             for part in parser.feed(piece):
                 due_s = self._due_s()
@@ -110,7 +109,10 @@ class PictureReading:
                     break
 
     async def _fetch(self, session: FetchSession) -> bytes:
-        body = await session.read(session.home.url, MAX_PICTURE_BYTES, FETCH_BUDGET_S, name="picture")
+        limit_bytes = session.limits.picture_bytes
+        body = await session.read(
+            session.home.url, limit_bytes, FETCH_BUDGET_S, name="picture", setting="SOURCE_PICTURE_BYTES"
+        )
         return body.data
 
     def _due_s(self, *, must: bool = False) -> tuple[float, float] | None:

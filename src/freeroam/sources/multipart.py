@@ -122,5 +122,5 @@ class MultipartParser:
         return match[1] if match else b""
 
     def _too_long(self) -> SourceError:
-        message = f"a part of the stream is longer than {self._max_part_bytes} bytes"
+        message = f"a part of the stream is longer than {self._max_part_bytes} bytes (SOURCE_PICTURE_BYTES)"
         return SourceError(SourceErrorCode.BAD_DATA, message)
