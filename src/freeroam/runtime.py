@@ -219,8 +219,12 @@ class Runtime:
         metrics.keep_versions({(info.name, info.version) for info in infos})
         for info in infos:
             key = (info.name, info.version)
-            metrics.requests_waiting.labels(*key).set(info.queued)
-            metrics.requests_running.labels(*key).set(info.running)
+            for gauge, counts in (
+                (metrics.requests_waiting, info.queued_by),
+                (metrics.requests_running, info.running_by),
+            ):
+                for priority, count in counts.items():
+                    gauge.labels(*key, priority).set(count)
             for state in ModelState:
                 metrics.model_state.labels(*key, state.value).set(state is info.state)
 

@@ -286,6 +286,27 @@ async def test_a_model_that_loads_for_the_first_time_refuses_at_once(runs: Runs)
         assert (await engine.ask(question(model="ready"))).predictions
 
 
+@pytest.mark.parametrize("end", ["it is ready", "it has failed"])
+async def test_the_start_is_over_when_the_last_model_is_ready_or_has_failed(runs: Runs, end: str) -> None:
+    late = fake("late", load_ms=300.0, load_error="no weights" if end == "it has failed" else None)
+    async with runs(fake(), late, is_awaited=False) as engine:
+        await until(lambda: engine.describe().state is ModelState.READY)
+        await until(lambda: engine.has_started)
+        assert engine.describe("late").state is (ModelState.READY if end == "it is ready" else ModelState.FAILED)
+
+        # A version that is loaded later is no part of the start.
+        loading = asyncio.create_task(engine.load_model(fake("later", load_ms=300.0)))
+        await until(lambda: any(info.name == "later" for info in engine.list_models()))
+        assert engine.has_started
+        await loading
+
+
+async def test_the_start_is_not_over_while_a_model_is_loading(runs: Runs) -> None:
+    async with runs(fake(), fake("late", load_ms=60_000.0), is_awaited=False) as engine:
+        await until(lambda: engine.describe().state is ModelState.READY)
+        assert not engine.has_started
+
+
 async def test_a_question_that_says_so_waits_for_a_model_that_is_loading(runs: Runs) -> None:
     async with runs(fake(load_ms=300.0), is_awaited=False) as engine:
         assert engine.describe().state is ModelState.LOADING

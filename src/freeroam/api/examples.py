@@ -160,7 +160,7 @@ OF_DOCUMENT: dict[str, Any] = {
     "Readiness": {
         "ready": True,
         "status": "ready",
-        "checks": {"model_loaded": True, "store": True, "accepting": True},
+        "checks": {"model_loaded": True, "models_started": True, "store": True, "accepting": True},
         "timestamp": _TIME,
     },
     "Liveness": {"alive": True, "timestamp": _TIME},

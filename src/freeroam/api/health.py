@@ -40,9 +40,13 @@ async def get_health(request: Request, parts: TheParts) -> Health:
     summary="Whether it can take work",
 )
 async def get_readiness(parts: TheParts) -> JSONResponse:
-    """200 when the model is loaded, the store takes writes and the service is not stopping; else 503."""
+    """200 when models are loaded, the store takes writes and the service is not stopping; else 503.
+
+    Of the models of the start the default one must answer; each other one must be ready, or have failed.
+    """
     checks = {
         "model_loaded": _is_model_loaded(parts),
+        "models_started": parts.engine.has_started,
         "store": await _does_store_answer(parts),
         "accepting": not parts.lifecycle.is_draining,
     }

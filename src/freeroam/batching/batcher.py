@@ -68,6 +68,10 @@ class Batcher:
     def __len__(self) -> int:
         return len(self._line)
 
+    def count(self, priority: Priority) -> int:
+        """Return how many requests of one priority wait."""
+        return self._line.count(priority)
+
     def reserve(self, priority: Priority) -> Place:
         """Keep a place for a request that is still being made ready.
 

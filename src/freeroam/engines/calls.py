@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from typing import Any
 
 from freeroam.batching.ticket import Ticket
+from freeroam.vocabulary.inference import Priority
 
 
 class Call:
@@ -73,6 +74,11 @@ class CallBook:
         self.wanted = 0
         self._last = 0
         self._tell = tell
+
+    def wanted_by(self) -> Counter[Priority]:
+        """Return how many requests of each priority are neither answered nor given up."""
+        seated = (ticket for call in self.calls.values() for ticket in call.open_tickets if ticket.seat is call)
+        return Counter(ticket.request.priority for ticket in seated)
 
     def open(self, tickets: list[Ticket]) -> Call:
         """Return a new call; it is not kept before ``keep``."""

@@ -32,6 +32,11 @@ class Engine(Protocol):
         """Wait until every model of the start is ready or failed; return whether all are ready."""
         ...
 
+    @property
+    def has_started(self) -> bool:
+        """Whether every model of the start has been ready, or has failed."""
+        ...
+
     async def stop(self) -> None:
         """End every child; requests still waiting fail with ``Draining``."""
         ...

@@ -7,6 +7,7 @@ answered, was ready or died) or when the alarm says that something is due. It ne
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -243,6 +244,7 @@ class ServedModel:
     def describe(self) -> ModelInfo:
         """Return what the outside sees of it."""
         known = self._standing.known
+        running = sum((replica.book.wanted_by() for replica in self._replicas.members), Counter[Priority]())
         return ModelInfo(
             name=self.spec.name,
             version=self.spec.version,
@@ -254,7 +256,9 @@ class ServedModel:
             replicas_ready=len(self._replicas.ready),
             replicas_wanted=self._replicas.wanted,
             queued=len(self._batcher),
-            running=sum(replica.open_questions for replica in self._replicas.members),
+            running=running.total(),
+            queued_by={level.name: self._batcher.count(level) for level in Priority},
+            running_by={level.name: running[level] for level in Priority},
             statistics=self._statistics.snapshot(),
             error=self.error,
         )

@@ -259,10 +259,10 @@ class Metrics:
             "replica_restarts_total", "Replica processes replaced, by reason.", *key, "reason"
         )
         self.requests_running = self._gauge(
-            "requests_running", "Calls and questions of jobs that a model is answering now.", *key
+            "requests_running", "Calls and questions of jobs that a model is answering now.", *key, "priority"
         )
         self.requests_waiting = self._gauge(
-            "requests_waiting", "Calls and questions of jobs that wait for a model.", *key
+            "requests_waiting", "Calls and questions of jobs that wait for a model.", *key, "priority"
         )
         self.model_state = self._gauge(
             "model_state", "1 for the state that a model version is in, 0 for the others.", *key, "state"

@@ -48,6 +48,8 @@ class ModelInfo(BaseModel):
         replicas: Replica processes that are ready, and how many are wanted.
         queued: Requests that wait for it.
         running: Requests that it is answering.
+        queued_by: ``queued`` by the name of their priority.
+        running_by: ``running`` by the name of their priority.
         statistics: Counters and latency percentiles, milliseconds.
         error: Why it is degraded or failed.
         share: Its part of the requests that name no version, 0 to 1.
@@ -66,6 +68,8 @@ class ModelInfo(BaseModel):
     replicas_wanted: int = 1
     queued: int = 0
     running: int = 0
+    queued_by: dict[str, int] = Field(default_factory=dict)
+    running_by: dict[str, int] = Field(default_factory=dict)
     statistics: dict[str, Any] = Field(default_factory=dict)
     error: str | None = None
     share: float = 1.0

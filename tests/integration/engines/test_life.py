@@ -265,6 +265,8 @@ async def test_questions_that_nobody_waits_for_any_more_are_counted_by_where_the
             for priority in (Priority.HIGH, Priority.HIGH, Priority.LOW)
         ]
         await until(lambda: (engine.describe().running, engine.describe().queued) == (2, 1))
+        assert engine.describe().running_by == {"HIGH": 2, "NORMAL": 0, "LOW": 0}
+        assert engine.describe().queued_by == {"HIGH": 0, "NORMAL": 0, "LOW": 1}
 
         # When those who asked go away, the last first
         for asking in reversed(asked):
@@ -276,6 +278,7 @@ async def test_questions_that_nobody_waits_for_any_more_are_counted_by_where_the
             "model=fake,priority=LOW,stage=queued,version=1": 1.0,
             "model=fake,priority=HIGH,stage=running,version=1": 2.0,
         }
+        assert not any((engine.describe().running_by | engine.describe().queued_by).values())
         os.kill(pid, signal.SIGCONT)
     finally:
         await engine.stop()

@@ -48,6 +48,7 @@ class EngineDouble:
     """One model in a chosen state."""
 
     state = ModelState.READY
+    has_started = True
 
     def describe(self, model: str | None = None) -> ModelInfo:
         return ModelInfo(name="fake", version="1", model_type="fake", state=self.state, device="cpu")

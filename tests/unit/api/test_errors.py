@@ -170,6 +170,20 @@ async def test_while_the_service_stops_nothing_is_admitted(connect: Connect, par
     assert (ready.status_code, ready.json()["checks"]["accepting"]) == (503, False)
 
 
+async def test_a_service_whose_further_models_are_loading_is_not_ready(connect: Connect, parts: Parts) -> None:
+    # Given a default model that answers, and another of the start that does not yet
+    parts.engine.has_started = False
+    ready = await connect().get("/health/ready")
+    assert (ready.status_code, ready.json()["checks"]) == (
+        503,
+        {"model_loaded": True, "models_started": False, "store": True, "accepting": True},
+    )
+
+    # When it is there too, then work may come
+    parts.engine.has_started = True
+    assert (await connect().get("/health/ready")).status_code == 200
+
+
 def test_every_error_of_the_tree_has_a_status() -> None:
     # Given every class of the tree
     statuses = {
