@@ -212,8 +212,10 @@ def wait_until(condition: Any, limit_s: float = 60.0) -> None:
         time.sleep(0.1)
 
 
-def memory_mib(server: Server, seconds: int = 8) -> dict[str, float]:
+def memory_mib(server: Server, seconds: int = 45) -> dict[str, float]:
     """Return the memory of the service and its children while only the jobs run: the medians of so many looks.
+
+    Decoders take up to a fifth more while one run of the demo's loop follows another, so looks go over several loops.
 
     It is what they have of their own and share among themselves. Pages of files are left out: the proportional share
     of them grows whenever another program that maps the same libraries ends.
