@@ -68,8 +68,7 @@ async def read_pictures(
         TooLarge: One has too many pixels, or all together have.
         Unavailable: No decoder runs.
     """
-    if len(images) > config.max_images:
-        raise InvalidInput(f"images: {len(images)} pictures; a question may bring {config.max_images} (MAX_IMAGES)")
+    check_count(len(images), config)
     files = [
         await _file_of(image, f"images.{place}", config.max_pixels, parts.clock) for place, image in enumerate(images)
     ]
@@ -94,6 +93,16 @@ async def read_pictures(
     except SourceError as error:
         raise _told(error, len(frames)) from None
     return tuple(frames)
+
+
+def check_count(count: int, config: ApiConfig) -> None:
+    """Hold the pictures of a question to their number.
+
+    Raises:
+        InvalidInput: There are more than ``MAX_IMAGES``.
+    """
+    if count > config.max_images:
+        raise InvalidInput(f"images: {count} pictures; a question may bring {config.max_images} (MAX_IMAGES)")
 
 
 def in_sent_pixels(output: Output, frames: Sequence[Frame]) -> Output:

@@ -40,6 +40,16 @@ def test_pixels_are_one_picture_or_a_window_of_them() -> None:
     assert all(isinstance(picture, Pixels) for picture in (*one, *two))
 
 
+def test_more_pictures_than_a_question_may_bring_are_refused_before_one_is_made() -> None:
+    # Given pixels of more pictures than are allowed, though together they are small, when they are read
+    count = ApiConfig().max_images + 1
+
+    # Then the setting is named, and that many are taken
+    with pytest.raises(InvalidInput, match="MAX_IMAGES"):
+        ask(PROMPT, Tensor("image", "UINT8", (count, 1, 1, 3), bytes(3 * count)))
+    assert len(ask(PROMPT, Tensor("image", "UINT8", (count - 1, 1, 1, 3), bytes(3 * count - 3))).images) == count - 1
+
+
 def test_parameters_tune_whatever_type_carries_them() -> None:
     # Given numbers as texts and lists as JSON, as clients without fractions and lists send them
     question = ask(

@@ -20,7 +20,7 @@ from freeroam.api.inference_calls import Wish, read_priority
 from freeroam.api.oip.answers import OUTPUT_NAMES
 from freeroam.api.oip.tensors import Tensor
 from freeroam.api.parts import ApiConfig
-from freeroam.api.pictures import Image, Pixels
+from freeroam.api.pictures import Image, Pixels, check_count
 from freeroam.api.problems import explain_validation
 from freeroam.vocabulary.errors import InvalidInput, TooLarge
 from freeroam.vocabulary.inference import InferenceParams, Priority
@@ -83,7 +83,7 @@ def read_question(
         raise InvalidInput("input 'prompt' is required: BYTES [1]")
     return TensorQuestion(
         wish=read_wish(model, _text_of(found["prompt"]), parameters),
-        images=_images_of(found["image"], config.max_pixels) if "image" in found else (),
+        images=_images_of(found["image"], config) if "image" in found else (),
         timeout_s=read_timeout_s(parameters),
         outputs=_wanted(outputs),
     )
@@ -188,7 +188,7 @@ def _text_of(tensor: Tensor) -> str:
         raise InvalidInput(f"input {tensor.name!r} is no UTF-8 text") from None
 
 
-def _images_of(tensor: Tensor, max_pixels: int) -> tuple[Image, ...]:
+def _images_of(tensor: Tensor, config: ApiConfig) -> tuple[Image, ...]:
     if tensor.datatype == "BYTES":
         return tuple(file for file in tensor.data if isinstance(file, bytes))
     shape = tensor.shape if len(tensor.shape) == 4 else (1, *tensor.shape)
@@ -197,8 +197,10 @@ def _images_of(tensor: Tensor, max_pixels: int) -> tuple[Image, ...]:
             f"input {tensor.name!r} has the shape {list(tensor.shape)}; UINT8 pictures are [h, w, 3] or [n, h, w, 3]"
         )
     count, height_px, width_px, _ = shape
-    if width_px * height_px > max_pixels:
-        raise TooLarge(f"a picture is {width_px}x{height_px}; it may have {max_pixels} pixels (MAX_PIXELS)")
+    if width_px * height_px > config.max_pixels:
+        raise TooLarge(f"a picture is {width_px}x{height_px}; it may have {config.max_pixels} pixels (MAX_PIXELS)")
+    # Before any of them is made: a body holds millions of pictures of one pixel.
+    check_count(count, config)
     assert not isinstance(tensor.data, list)
     pixels, size = memoryview(tensor.data), width_px * height_px * 3
     return tuple(Pixels(pixels[at * size : (at + 1) * size], width_px, height_px) for at in range(count))

@@ -23,6 +23,9 @@ from freeroam.vocabulary.model import ModelInfo
 
 MAX_CHOICES = 64
 MAX_DEPTH = 16
+MAX_PARTS = 1000
+"""Parts of a schema that are looked at: references and unions make a short schema as large as they like."""
+
 _FIELD = "response_format"
 
 
@@ -101,10 +104,12 @@ class _Values:
 
     def __init__(self, root: Mapping[str, Any]) -> None:
         self._root = root
+        self._left = MAX_PARTS
 
     def of(self, schema: Any, depth: int) -> list[Any] | None:
-        """Return the values; None if they are not few."""
-        if not isinstance(schema, dict) or depth > MAX_DEPTH:
+        """Return the values; None if they are not few, or not to be found in few looks."""
+        self._left -= 1
+        if not isinstance(schema, dict) or depth > MAX_DEPTH or self._left < 0:
             return None
         values = self._listed(schema, depth)
         return values if values is not None and len(values) <= MAX_CHOICES else None
@@ -130,8 +135,8 @@ class _Values:
         return self._objects(schema, depth) if kind == "object" else None
 
     def _objects(self, schema: dict[str, Any], depth: int) -> list[Any] | None:
-        properties = schema.get("properties")
-        if not isinstance(properties, dict) or set(properties) != set(schema.get("required") or ()):
+        properties, required = schema.get("properties"), schema.get("required") or []
+        if not isinstance(properties, dict) or not _are_texts(required) or set(properties) != set(required):
             return None
         parts = [self.of(part, depth + 1) for part in properties.values()]
         if None in parts or math.prod(len(part or ()) for part in parts) > MAX_CHOICES:
@@ -145,6 +150,10 @@ class _Values:
         for step in str(reference).removeprefix("#/").split("/"):
             found = found.get(step) if isinstance(found, dict) else None
         return found
+
+
+def _are_texts(values: Any) -> bool:
+    return isinstance(values, list) and all(isinstance(value, str) for value in values)
 
 
 def _range_of(schema: Mapping[str, Any]) -> list[Any] | None:
