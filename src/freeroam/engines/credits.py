@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from freeroam.batching.policy import Credit
 from freeroam.engines.forecast import Forecast
@@ -18,17 +19,27 @@ def best_credit(
     """Return the ready replica that wants a batch first, and how much of it; None if all have enough.
 
     Idle ones come first, then busy ones by the time that their call is expected to take yet; those of which nothing is
-    known, or which are overdue, come last.
+    known, or which are overdue, come last. Of those that speak, the one with the fewest answers comes first, and gets
+    no more than makes it the fullest by one: their steps are the shorter the fewer they speak to.
     """
-    best: tuple[float, ReplicaProcess, Credit] | None = None
-    for replica in replicas:
-        credit = credit_of(replica, forecast, now_s, max_batch)
-        if credit is None:
-            continue
-        rank = _UNKNOWN_RANK_S if credit.free_in_s is None else credit.free_in_s
-        if best is None or rank < best[0]:
-            best = (rank, replica, credit)
-    return None if best is None else best[1:]
+    free = [
+        (replica, credit)
+        for replica in replicas
+        if (credit := credit_of(replica, forecast, now_s, max_batch)) is not None
+    ]
+    if not free:
+        return None
+    best, credit = min(free, key=_rank)
+    others = [other.open_questions for other, _ in free if other is not best]
+    if best.wishes.streams_text and others:
+        slots = min(others) - best.open_questions + 1
+        credit = replace(credit, slots=max(1, min(credit.slots, slots)))
+    return best, credit
+
+
+def _rank(free: tuple[ReplicaProcess, Credit]) -> tuple[float, int]:
+    replica, credit = free
+    return (_UNKNOWN_RANK_S if credit.free_in_s is None else credit.free_in_s, replica.open_questions)
 
 
 def credit_of(replica: ReplicaProcess, forecast: Forecast, now_s: float, max_batch: int) -> Credit | None:

@@ -61,3 +61,27 @@ def test_the_replica_that_is_free_first_is_chosen(forecast: Forecast) -> None:
     assert chosen(overdue, late, full) == "late"
     assert chosen(full, overdue) == "overdue"
     assert chosen(full) is None
+
+
+def test_answers_that_are_spoken_are_spread_evenly(forecast: Forecast) -> None:
+    # Given two replicas that speak, one of them to somebody already
+    one, two = replica(1, speaking=1, name="one"), replica(0, speaking=0, name="two")
+    given = []
+
+    # When a burst is given away
+    while (best := best_credit([one, two], forecast, 10.0, 64)) is not None:
+        chosen, credit = best
+        given.append((chosen.name, credit.slots))
+        chosen.open_questions += credit.slots
+
+    # Then neither is ever ahead by more than one, and both are filled
+    assert given[0] == ("two", 2)
+    assert (one.open_questions, two.open_questions) == (4, 4)
+    assert all(slots <= 2 for _, slots in given)
+
+
+def test_a_single_replica_that_speaks_gets_all_at_once(forecast: Forecast) -> None:
+    # Given another one that has no room, when there is a burst, then the one with room gets all that it can take
+    best = best_credit([replica(0, speaking=0), replica(4, speaking=4)], forecast, 10.0, 64)
+    assert best is not None
+    assert best[1] == Credit(4, 0.0)
