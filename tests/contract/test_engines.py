@@ -488,6 +488,21 @@ async def test_where_both_do_not_fit_questions_wait_for_the_new_version(runs: Ru
         assert engine.wishes_of("fake").width_px is None
 
 
+async def test_questions_that_wait_for_a_version_that_does_not_load_are_answered_by_the_old_one(runs: Runs) -> None:
+    async with runs(fake()) as engine:
+        spec = fake(version="2", load_ms=300.0, load_error="no such weights")
+        swapping = asyncio.create_task(engine.load_model(spec, unload_first=True))
+        await until(lambda: "fake@1" not in versions_of(engine))
+
+        outputs = await asyncio.gather(*(engine.ask(question(str(number))) for number in range(9)))
+
+        assert {output.version for output in outputs} == {"1"}
+        with pytest.raises(ModelError, match="no such weights"):
+            await swapping
+        with pytest.raises(NotFound):
+            await engine.ask(question(model="fake@2"))
+
+
 @pytest.mark.parametrize("load_error", ["", "no such weights"])
 async def test_it_is_told_while_a_version_has_made_room_for_one_that_is_not_there_yet(
     runs: Runs, load_error: str

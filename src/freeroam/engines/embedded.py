@@ -60,7 +60,7 @@ class EmbeddedEngine:
         self._clock = clock
         self._metrics = metrics
         self._registry = Registry()
-        self._starting: list[Answering] = []
+        self._starting: list[ServedModel] = []
         self._succession = Succession(self._registry, self._make, clock, config.drain_limit_s)
 
     async def start(self) -> None:
@@ -77,7 +77,7 @@ class EmbeddedEngine:
             self._registry.share(name, given)
         for model in self._registry.models:
             model.start()
-        self._starting = list(self._registry)
+        self._starting = self._registry.models
 
     async def wait_ready(self, timeout_s: float) -> bool:
         """Wait until every model of the start is ready or failed, at most ``timeout_s``; return whether all are."""
@@ -99,8 +99,8 @@ class EmbeddedEngine:
 
     @property
     def has_started(self) -> bool:
-        """Whether every model of the start has been ready, or has failed."""
-        self._starting = [model for model in self._starting if model.state not in _SETTLED]
+        """Whether every model of the start has been ready, or has failed; one that answers with fewer replicas has."""
+        self._starting = [model for model in self._starting if model.state not in {*_SETTLED, ModelState.DEGRADED}]
         return not self._starting
 
     async def stop(self) -> None:

@@ -35,7 +35,9 @@ class ReplicaSet:
         self._config = config
         self._clock = clock
         self._owner = owner
-        self._breaker = Breaker(config.max_deaths, config.death_window_s, config.pause_s, config.max_pause_s)
+        bounds = (config.max_deaths, config.death_window_s, config.pause_s, config.max_pause_s)
+        self._breaker = Breaker(*bounds)
+        self._starts = Breaker(*bounds)  # of replicas that never became ready while others answer
         self._numbers = itertools.count(1)
         self._is_ending = False
 
@@ -80,6 +82,8 @@ class ReplicaSet:
         """Start replicas until there are as many as wanted; one only while the breaker tries."""
         if self._is_ending or self._breaker.retry_at_s is not None:
             return
+        if self.ready and self._starts.retry_at_s is not None:
+            return
         wanted = min(self.wanted, len(self.ready) + 1) if self._breaker.is_open else self.wanted
         while len(self.members) < wanted:
             number, most = next(self._numbers), self._config.max_tokens
@@ -93,6 +97,8 @@ class ReplicaSet:
         """Take in that one became ready."""
         self.note_change()
         self._breaker.record_ready()
+        self._starts.record_ready()
+        self._starts.record_answer()
         self.fill()
 
     def note_answer(self) -> None:
@@ -103,10 +109,12 @@ class ReplicaSet:
         """Take out one that is gone; return False if it was not one of these."""
         if replica not in self.members:
             return False
+        was_ready = replica in self.ready
         self.members.remove(replica)
         self.note_change()
-        is_certain = loss.reason == "load_failed" and not self.ready
-        self._breaker.record_death(self._clock.monotonic_s(), is_certain=is_certain)
+        # Answers of those that are ready say nothing about one that never was, and would start it again for ever.
+        breaker = self._starts if self.ready and not was_ready else self._breaker
+        breaker.record_death(self._clock.monotonic_s(), is_certain=loss.reason == "load_failed")
         return True
 
     def end_silent(self, now_s: float) -> float | None:
@@ -127,10 +135,15 @@ class ReplicaSet:
         return next_s
 
     def try_again(self, now_s: float) -> float | None:
-        """Start one when the breaker's pause is over; return when that is."""
-        retry_at_s = self._breaker.retry_at_s
-        if retry_at_s is not None and retry_at_s <= now_s:
-            self._breaker.begin_trial()
-            self.fill()
-            return None
-        return retry_at_s
+        """Start one when a breaker's pause is over; return when the next one is."""
+        next_s: float | None = None
+        for breaker in (self._breaker, self._starts):
+            retry_at_s = breaker.retry_at_s
+            if retry_at_s is None:
+                continue
+            if retry_at_s <= now_s:
+                breaker.begin_trial()
+                self.fill()
+            else:
+                next_s = retry_at_s if next_s is None else min(next_s, retry_at_s)
+        return next_s

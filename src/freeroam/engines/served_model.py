@@ -236,9 +236,15 @@ class ServedModel:
         """What was wrong last; None if all is well."""
         return self._standing.error
 
-    def assume(self, before: ServedModel) -> None:
-        """Take the place of a version that answers no more: its wishes, and its requests, which wait for the load."""
+    def assume(self, before: ServedModel, *, hands_back: bool = False) -> None:
+        """Take the place of a version that answers no more: its wishes, and its requests, which wait for the load.
+
+        Args:
+            before: The version.
+            hands_back: Whether whoever calls this takes the requests away again should it not load.
+        """
         self.wishes = before.wishes
+        self._standing.hands_back = hands_back
         self._standing.first_load.is_waited_for = True
 
     def describe(self) -> ModelInfo:
@@ -315,7 +321,7 @@ class ServedModel:
         if self._standing.rehome is not None:
             self._batcher.take_in(self._standing.rehome(self._batcher.give_away()))
         log.warning("replica_lost", replica=replica.name, reason=loss.reason, why=loss.message, asked_again=len(again))
-        if self._replicas.is_stopped:
+        if self._standing.has_failed:
             failed = self._batcher.fail_all(self._standing.failure)
             self._statistics.count_outcome("failed", failed)
             log.error("model_failed", model=self.spec.name, version=self.spec.version, why=loss.message)

@@ -28,6 +28,7 @@ class Standing:
         first_load: Whether it was there for anybody yet.
         loss: Why a replica was lost, the last time one was; None if none was since all were ready.
         rehome: Where its requests go once it only finishes what it has; None before.
+        hands_back: Whether its requests go back to the version before, should it not load; they wait until they do.
         ending: What requests fail with once its replicas are being ended; None before.
     """
 
@@ -36,6 +37,7 @@ class Standing:
         self.first_load = FirstLoad(clock)
         self.loss: str | None = None
         self.rehome: Rehome | None = None
+        self.hands_back = False
         self.ending: Callable[[], FreeroamError] | None = None
         self._name = name
         self._replicas = replicas
@@ -45,13 +47,19 @@ class Standing:
     def note_ready(self, replica: ReplicaProcess) -> None:
         """Take in that a replica became ready."""
         self.known, self.first_load.is_over = replica, True
+        self.hands_back = False
         if self._replicas.is_complete:
             self._was_complete, self.loss = True, None
 
     @property
     def is_open(self) -> bool:
         """Whether it takes requests: it neither ends, nor loads for the first time, nor has it failed for now."""
-        return not (self.ending or self.rehome or self._replicas.is_stopped or self.first_load.refuses)
+        return not (self.ending or self.rehome or self.has_failed or self.first_load.refuses)
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether requests are refused because its replicas keep dying."""
+        return self._replicas.is_stopped and not self.hands_back
 
     @property
     def state(self) -> ModelState:
@@ -90,7 +98,7 @@ class Standing:
             raise NotFound(f"{self._name} is being unloaded; leave out the version to ask the one that follows")
         if self.ending is not None:
             raise self.ending()
-        if self._replicas.is_stopped:
+        if self.has_failed:
             raise self.failure()
         if self.first_load.refuses and not waits_for_load:
             raise self.first_load.refusal(self._name)

@@ -104,7 +104,7 @@ class Succession:
         """End the versions before, then start the new one; requests wait for it meanwhile."""
         registry, name = self._registry, candidate.spec.name
         shares = registry.shares(name)
-        candidate.assume(before[-1])
+        candidate.assume(before[-1], hands_back=True)
         registry.share(name, {candidate.version: 1.0})
         try:
             await self._wait_for([self._retire(old) for old in before])

@@ -71,6 +71,28 @@ async def test_a_new_version_that_ends_badly_leaves_the_old_one_answering(end: s
             assert engine.replica_pids("*") == before
 
 
+async def test_a_replica_that_never_gets_ready_is_tried_ever_less_often_while_another_answers(tmp_path: Path) -> None:
+    # Given room for one of two replicas, and questions that are answered all the time
+    spec = user_model("Only", str(tmp_path), replicas=2)
+    async with running(spec, is_awaited=False, pause_s=3600.0) as engine:
+        await until(lambda: versions_of(engine) == {"1": ModelState.DEGRADED})
+        for number in range(40):
+            await engine.ask(question(str(number)))
+
+        # Then the other was tried once, the start counts as over, and the trouble is told
+        assert len(list(tmp_path.iterdir())) == 2
+        assert engine.has_started
+        assert "no room for a second one" in str(engine.describe().error)
+
+        # When the one that answers is lost, then no pause holds its follower up
+        [pid] = engine.replica_pids()
+        next(path for path in tmp_path.iterdir() if path.name == str(pid)).unlink()
+        next(tmp_path.iterdir()).unlink()
+        os.kill(pid, signal.SIGKILL)
+        await until(lambda: engine.replica_pids() not in ([], [pid]))
+        assert (await engine.ask(question())).version == "1"
+
+
 async def test_giving_up_a_swap_that_made_room_brings_the_old_version_back() -> None:
     async with running(fake(width_px=320)) as engine:
         swapping = asyncio.create_task(engine.load_model(fake(version="2", load_ms=60_000.0), unload_first=True))

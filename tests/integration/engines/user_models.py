@@ -41,6 +41,17 @@ class Awaiting(BaseVLM):
         return {"model_type": "awaiting", "device": "cpu", "size": np.int64(3)}
 
 
+class Only(Awaiting):
+    """Finds room for one of its kind; ``model_path`` names a folder that tells how often it was tried."""
+
+    async def initialize(self, model_path: str, device: str = "auto") -> None:
+        await super().initialize(model_path, device)
+        number = len(list(Path(model_path).iterdir()))
+        (Path(model_path) / str(os.getpid())).touch()
+        if number:
+            raise MemoryError("no room for a second one")
+
+
 class Short(Awaiting):
     """Gives fewer answers than it was asked."""
 
