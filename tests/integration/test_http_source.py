@@ -1,8 +1,10 @@
 """Plain HTTP from a real server on loopback: files, cameras, snapshots, and playlists by another name."""
 
 import asyncio
+import io
 import ssl
 
+import av
 import pytest
 import trustme
 from pydantic import ValidationError
@@ -49,6 +51,34 @@ async def test_a_file_goes_on_after_the_frame_that_is_stored(headers):
         frames = await take(shop.http(origin.on("/video.mp4", reply), resume_after="1500", resume_due_s=2.0))
 
     assert [second_of(frame.pixels) for frame in frames] == [2, 2, 3, 3]
+
+
+def without_its_first_keyframe():
+    """A transport stream that was cut within a group of pictures."""
+    made = io.BytesIO()
+    with av.open(io.BytesIO(file_clip(form="ts"))) as whole, av.open(made, "w", format="mpegts") as cut:
+        stream = cut.add_stream_from_template(whole.streams.video[0])
+        for number, packet in enumerate(whole.demux(video=0)):
+            if number > 0 and packet.size:
+                packet.stream = stream
+                cut.mux(packet)
+    return made.getvalue()
+
+
+@pytest.mark.parametrize("count", [1, 3, 5])
+async def test_a_recording_that_begins_within_a_group_goes_on_with_the_same_names(count):
+    async with workshop() as shop, Origin() as origin:
+        url = origin.on("/cut.ts", Reply(without_its_first_keyframe()))
+        whole = await take(shop.http(url))
+        last = whole[count - 1]
+        due_s = last.sample_time_s + 0.5
+        rest = await take(shop.http(url, resume_after=last.frame_id, resume_due_s=due_s))
+
+    def told(frames):
+        return [(frame.frame_id, second_of(frame.pixels)) for frame in frames]
+
+    assert len(whole) > 5
+    assert told(rest) == told(whole[count:])
 
 
 async def test_an_endless_transport_stream_is_live():

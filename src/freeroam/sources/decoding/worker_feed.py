@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, TypeAlias
 
-import av
 from av.container import InputContainer
 from av.error import FFmpegError
 from av.video.frame import VideoFrame
@@ -20,7 +19,7 @@ from freeroam.sources.decoding.nal import PictureReader
 from freeroam.sources.decoding.places import Offer
 from freeroam.sources.decoding.policy import GroupSelector, LiveSelector, Unit
 from freeroam.sources.decoding.worker_input import Closed, Gate, PacketInput, PushInput, SeekInput
-from freeroam.sources.decoding.worker_opening import Limits, open_bytes, seek_before, video_of
+from freeroam.sources.decoding.worker_opening import Limits, first_key_s, open_bytes, seek_before, video_of
 from freeroam.sources.decoding.worker_rtp import Packet, RtpVideo
 from freeroam.sources.decoding.worker_scaling import Pixels, Scaler
 from freeroam.vocabulary.cadence import Cadence
@@ -156,12 +155,15 @@ class FeedThread:
             raise SourceError(SourceErrorCode.BAD_DATA, text) from error
 
     def _seek(self, container: InputContainer, stream: VideoStream) -> None:
-        """Set the time of the container's start, and go to the keyframe before the first frame that is wanted."""
-        if not self._is_shifted and container.start_time is not None:
+        """Go to the keyframe before the first frame that is wanted, on the clock that the first keyframe sets."""
+        if self._asked["skip_until_s"] is None:
+            return
+        # A run from the beginning is on it too; where sound or a cut group comes first the container begins earlier.
+        key_s = None if self._is_shifted else first_key_s(container, stream)
+        if key_s is not None:
             self._is_shifted = True
-            self._shift_s = self._asked["starts_at_s"] - container.start_time / av.time_base
-        if self._asked["skip_until_s"] is not None:
-            seek_before(container, stream, self._asked["skip_until_s"] - self._shift_s)
+            self._shift_s = self._asked["starts_at_s"] - key_s
+        seek_before(container, stream, self._asked["skip_until_s"] - self._shift_s)
 
     def _decode_packets(self, packets: Iterator[Packet], stream: Video) -> None:
         units = _Units(stream)

@@ -98,7 +98,7 @@ def seek_before(container: InputContainer, stream: VideoStream, wanted_s: float)
     for back_s in SEEK_BACK_S:
         if not _seek_to(container, stream, wanted_s - back_s):
             break
-        key_s = _first_key_s(container, stream)
+        key_s = first_key_s(container, stream)
         if key_s is not None and key_s <= wanted_s:
             _seek_to(container, stream, wanted_s - back_s)
             return
@@ -115,7 +115,7 @@ def _seek_to(container: InputContainer, stream: VideoStream, time_s: float) -> b
     return True
 
 
-def _first_key_s(container: InputContainer, stream: VideoStream) -> float | None:
+def first_key_s(container: InputContainer, stream: VideoStream) -> float | None:
     """Return the time of the next keyframe; the place in the container is left behind it."""
     for packet in container.demux(stream):
         if packet.size and packet.is_keyframe and packet.pts is not None:
