@@ -706,7 +706,7 @@ async def test_metrics_of_models_are_milliseconds_and_shares(client: httpx.Async
     ):  # fmt: skip
         assert f"freeroam_{name}" in text, name
     for priority in ("HIGH", "NORMAL", "LOW"):
-        assert f'freeroam_requests_waiting{{model="gpt2",priority="{priority}",version="1"}} 0.0' in text
+        assert f'freeroam_requests_waiting{{model="gpt2",priority="{priority}",version="1.0.0"}} 0.0' in text
 
 
 async def test_a_model_is_loaded_swapped_shared_and_unloaded_at_run_time(client: httpx.AsyncClient) -> None:

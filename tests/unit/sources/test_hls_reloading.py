@@ -17,6 +17,7 @@ class Session:
     """Answers each request with the next text."""
 
     home = HOME
+    limits = SourceLimits()
 
     def __init__(self, *texts):
         self.texts = list(texts)
