@@ -9,13 +9,18 @@ from urllib.parse import unquote
 
 MASK = "***"
 
-_URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*:)//(?P<rest>[^\s\"'<>]+)")
-_PARAMETER = re.compile(r"(?P<lead>[?&;#])(?P<name>[^=&;#?\s\"'<>/]{1,64})=(?P<value>[^&;#\s\"'<>]*)")
+_URL = re.compile(r"(?<=[A-Za-z0-9+.-]:)//(?P<rest>(?:(?!://)\S)+)")
+"""A password may hold quotes and angle brackets, so none of them ends an address; only space or another one does."""
+
+_PARAMETER = re.compile(r"(?P<lead>[?&;#])(?P<name>[^=&;#?\s\"'<>/]{1,64})=(?P<value>[^&;#\s]*)")
 _PATH_PARAMETER = re.compile(
-    r"(?P<lead>[/_])(?P<name>user(?:name)?|pass(?:word|wd)?|pwd)=(?P<value>[^/?#&;\s\"'<>]*?)(?=_[A-Za-z]+=|[/?#&;\s\"'<>]|$)",
+    r"(?P<lead>[/_])(?P<name>user(?:name)?|pass(?:word|wd)?|pwd)=(?P<value>[^/?#&;\s]*?)(?=_[A-Za-z]+=|[/?#&;\s]|$)",
     re.IGNORECASE,
 )
 """Cameras of several makers take their log-in as part of the path: ``/user=admin_password=x_channel=1.sdp``."""
+
+_CLOSING = "\"'<>"
+"""What most often is not the end of a value but closes the address that the text holds."""
 
 _SECRET_NAME = re.compile(
     r"token|key|sig|pass|pwd|secret|auth|cred|jwt|session|hdn(ts|ea)|^pw$|^policy$|^user(name)?$", re.IGNORECASE
@@ -45,7 +50,7 @@ def redact_url(text: str) -> str:
         text = _URL.sub(_without_userinfo, text)
     if "=" in text:
         text = _PARAMETER.sub(_without_value, text)
-        text = _PATH_PARAMETER.sub(rf"\g<lead>\g<name>={MASK}", text)
+        text = _PATH_PARAMETER.sub(_with_value_masked, text)
     return text
 
 
@@ -81,7 +86,7 @@ def _without_userinfo(match: re.Match[str]) -> str:
     rest = match["rest"]
     end = _authority_end(rest)
     at = rest.rfind("@", 0, end)
-    return match[0] if at < 0 else f"{match['scheme']}//{MASK}@{rest[at + 1 :]}"
+    return match[0] if at < 0 else f"//{MASK}@{rest[at + 1 :]}"
 
 
 def _authority_end(rest: str) -> int:
@@ -97,4 +102,9 @@ def _authority_end(rest: str) -> int:
 def _without_value(match: re.Match[str]) -> str:
     if not match["value"] or not _SECRET_NAME.search(unquote(match["name"])):
         return match[0]
-    return f"{match['lead']}{match['name']}={MASK}"
+    return _with_value_masked(match)
+
+
+def _with_value_masked(match: re.Match[str]) -> str:
+    value = match["value"]
+    return f"{match['lead']}{match['name']}={MASK}{value[len(value.rstrip(_CLOSING)) :]}"

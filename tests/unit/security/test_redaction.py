@@ -14,6 +14,17 @@ from freeroam.security.redaction import redact_text, redact_url, redact_value
         ("rtsp://admin:p@ss@cam:554/1", "rtsp://***@cam:554/1"),
         ("rtsp://admin:pa/ss@cam/1", "rtsp://***@cam/1"),
         ("rtsp://admin:pa?ss@cam/1", "rtsp://***@cam/1"),
+        ("rtsp://admin:it'shunter2@10.0.0.5/x", "rtsp://***@10.0.0.5/x"),
+        ('rtsp://admin:a"hunter2@cam/x', "rtsp://***@cam/x"),
+        ("rtsp://admin:<hunter2>@cam/x", "rtsp://***@cam/x"),
+        ("rtsp://admin:p/a's?hunter2@cam/x", "rtsp://***@cam/x"),
+        ("'rtsp://admin:it'shunter2@cam/x' is gone", "'rtsp://***@cam/x' is gone"),
+        ("http://a/,http://me:hunter2@b/", "http://a/,http://***@b/"),
+        ("https://h/?url=rtsp://me:hunter2@cam/1", "https://h/?url=rtsp://***@cam/1"),
+        ("https://h/a?token=ab'hunter2&x=1", "https://h/a?token=***&x=1"),
+        ("'https://h/a?token=ab\"<hunter2>' is gone", "'https://h/a?token=***>' is gone"),
+        ("rtsp://cam/user=admin_password=a'hunter2_channel=1.sdp", "rtsp://cam/user=***_password=***_channel=1.sdp"),
+        ("<rtsp://cam/pwd=a>hunter2>", "<rtsp://cam/pwd=***>"),
         ("redis://:hunter2@cache:6379/0/frames", "redis://***@cache:6379/0/frames"),
         ("https://user@host/", "https://***@host/"),
         ("https://h/a.m3u8?token=hunter2&x=1", "https://h/a.m3u8?token=***&x=1"),
@@ -53,6 +64,14 @@ def test_credentials_of_an_address_are_not_shown(text: str, shown: str) -> None:
 def test_what_holds_no_credential_stays_as_it_is(text: str) -> None:
     # Given a text without credentials, when it is redacted, then nothing happens
     assert redact_url(text) == text
+
+
+@pytest.mark.parametrize(
+    "piece", ["a", "'", "a://", "://", "//", "@", "a://'", "&a='", "/user='", "/user=_", "_a", "?", "a:"]
+)
+def test_a_long_text_without_spaces_is_searched_once(piece: str) -> None:
+    # Given a megabyte that never ends what it begins, when it is redacted, then that is no work of minutes
+    assert redact_url(f"a://a=/user=?a={piece * (1_000_000 // len(piece))}")
 
 
 @pytest.mark.parametrize(
