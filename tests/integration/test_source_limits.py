@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +13,7 @@ from freeroam.sources.file import FileSource
 from freeroam.sources.limits import SourceLimits
 from freeroam.vocabulary.errors import SourceError
 from tests.clips import hls_clip, picture
-from tests.origins import LiveHls, Origin, Reply
+from tests.origins import LiveHls, Origin, Reply, Request
 from tests.workshop import take, wanted, workshop
 
 CAMERA = "multipart/x-mixed-replace; boundary=x"
@@ -56,6 +58,27 @@ async def test_what_is_larger_than_the_operator_allows_is_refused_by_name(
             await take((shop.hls if is_hls else shop.http)(url))
 
     assert caught.value.code == "bad_data"
+
+
+@pytest.mark.parametrize(
+    ("encoding", "head", "more"),
+    [
+        pytest.param("gzip", b"", gzip.compress(b""), id="members with nothing in them"),
+        pytest.param("deflate", zlib.compress(b"#EXTM3U\n"), b"more", id="what follows the end"),
+    ],
+)
+async def test_compressed_bytes_that_become_nothing_are_held_to_the_limit_too(
+    encoding: str, head: bytes, more: bytes
+) -> None:
+    async def endless(request: Request) -> None:
+        request.writer.write(f"HTTP/1.1 200 OK\r\nContent-Encoding: {encoding}\r\n\r\n".encode() + head)
+        while not request.writer.is_closing():
+            request.writer.write(more * 2000)
+            await request.writer.drain()
+
+    async with workshop(limits=SourceLimits(playlist_bytes=100)) as shop, Origin() as origin:
+        with pytest.raises(SourceError, match="SOURCE_PLAYLIST_BYTES"):
+            await take(shop.hls(origin.on("/list.m3u8", endless)))
 
 
 async def test_a_segment_larger_than_the_operator_allows_is_counted_and_passed_over() -> None:

@@ -17,6 +17,9 @@ from freeroam.sources.http_encoding import PLAIN, UNDERSTOOD, Inflater
 from freeroam.sources.http_grammar import ByteRange, parse_content_range, status_code
 from freeroam.vocabulary.errors import SourceError, SourceErrorCode
 
+LEAST_COMPRESSED_BYTES = 64 * 1024
+"""So much of a compressed body may always come, however short the plain one must be."""
+
 
 class Response:
     """An answer whose body is still to be read; ``async with`` closes it.
@@ -95,7 +98,7 @@ class Response:
         too_long = f"is longer than {max_bytes} bytes{setting and f' ({setting})'}"
         if max_bytes is not None and announced is not None and announced > max_bytes:
             raise self._broken(too_long, name)
-        clock, waited_s, received = self._clock, 0.0, 0
+        clock, waited_s, received, compressed = self._clock, 0.0, 0, 0
         encoding = self.header("content-encoding").lower()
         inflater = None if encoding in PLAIN else Inflater(encoding)
         stream = cast("AsyncIterable[bytes]", self._answer.stream)
@@ -118,6 +121,10 @@ class Response:
                 if part is None:
                     return
                 waited_s += clock.monotonic_s() - began_s
+                compressed += 0 if inflater is None else len(part)
+                if max_bytes is not None and compressed > 2 * max_bytes + LEAST_COMPRESSED_BYTES:
+                    # Compressed bytes can go on for ever and become nothing.
+                    raise self._broken(too_long, name)
                 for piece in (part,) if inflater is None else self._inflated(inflater, part, name):
                     received += len(piece)
                     if max_bytes is not None and received > max_bytes:

@@ -37,7 +37,7 @@ class Inflater:
         return self._stream.eof
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """Give what ``data`` becomes.
+        """Give what ``data`` becomes; what follows the end of a ``deflate`` body is left out.
 
         Raises:
             zlib.error: It is not compressed so.
@@ -47,6 +47,12 @@ class Inflater:
             return
         data, self._head = self._head + data, b""
         while data:
+            if self._stream.eof:
+                if not self._is_gzip:
+                    # The library's stream would keep whatever it is fed behind its end.
+                    return
+                # Several gzip members one behind the other are one body.
+                self._stream = zlib.decompressobj(_GZIP_BITS)
             try:
                 piece = self._stream.decompress(data, PIECE_BYTES)
             except zlib.error:
@@ -57,7 +63,4 @@ class Inflater:
             self._has_begun = True
             if piece:
                 yield piece
-            data = self._stream.unconsumed_tail
-            if self._stream.eof and (rest := self._stream.unused_data) and self._is_gzip:
-                # Several gzip members one behind the other are one body.
-                self._stream, data = zlib.decompressobj(_GZIP_BITS), rest
+            data = self._stream.unused_data if self._stream.eof else self._stream.unconsumed_tail

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import tracemalloc
 import zlib
 
 import pytest
@@ -55,3 +56,25 @@ def test_a_body_that_broke_off_is_not_whole() -> None:
     list(inflater.feed(gzip.compress(TEXT)[:-9]))
 
     assert not inflater.is_whole
+
+
+def test_what_follows_the_end_of_a_deflated_body_is_not_kept() -> None:
+    inflater = Inflater("deflate")
+    assert b"".join(inflater.feed(zlib.compress(TEXT) + b"more")) == TEXT
+
+    tracemalloc.start()
+    for _ in range(64):
+        assert not list(inflater.feed(bytes(64 * 1024)))
+    kept_bytes, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert inflater.is_whole
+    assert kept_bytes < 64 * 1024
+
+
+def test_what_follows_a_gzip_member_and_is_none_is_refused() -> None:
+    inflater = Inflater("gzip")
+    list(inflater.feed(gzip.compress(TEXT)))
+
+    with pytest.raises(zlib.error):
+        list(inflater.feed(b"more"))
