@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import os
 import signal
+import socket
 from urllib.parse import quote
 
 import pytest
@@ -18,6 +19,7 @@ from freeroam.sources.decoding.pool import DecoderPool
 from freeroam.sources.decoding.values import DecoderConfig
 from freeroam.sources.reconnecting import ReconnectingSource, SourceConfig
 from freeroam.sources.rtsp import RtspSources
+from freeroam.sources.rtsp_session import SCHEMES, open_session
 from freeroam.sources.source import SourceRequest
 from freeroam.vocabulary.errors import SourceError, SourceErrorCode
 from freeroam.vocabulary.frame import FrameWish
@@ -313,6 +315,8 @@ def only(method_wanted, reply):
             SourceErrorCode.UNAVAILABLE,
         ),
         (only("PLAY", lambda h: response("455 Not Valid", h)), SourceErrorCode.SERVER),
+        (only("PLAY", lambda h: b"$\0\0\0" * 5000), SourceErrorCode.BAD_DATA),
+        (only("PLAY", lambda h: (b"$\0\xff\xff" + bytes(0xFFFF)) * 70), SourceErrorCode.BAD_DATA),
     ],
 )
 async def test_hostile_and_broken_answers_end_with_a_code(pool, answer, code):
@@ -342,6 +346,46 @@ async def test_an_answer_that_drips_times_out(pool):
     async with await asyncio.start_server(drip, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
         error = await failure(sources(pool, 0.5)(request(f"rtsp://127.0.0.1:{port}/a")))
+
+    assert error.source_code is SourceErrorCode.TIMEOUT
+
+
+async def test_packets_that_come_before_they_are_asked_for_are_kept_in_order():
+    def answer(method, headers):
+        early = {"SETUP": b"$\0\0\1a", "PLAY": b"$\0\0\1b$\0\0\1c"}.get(method, b"")
+        late = b"$\0\0\1d" if method == "PLAY" else b""
+        return early + camera(method, headers) + late
+
+    policy = UrlPolicy(("127.0.0.0/8",))
+    async with ScriptedRtsp(answer) as server:
+        target = policy.check_text(server.url(), SCHEMES)
+        session = await open_session(target, Dialer(policy), CLOCK, verify_tls=True, timeout_s=10)
+        async with contextlib.aclosing(session.records()) as records:
+            came = b""
+            while len(came) < 12:
+                came += await anext(records)
+        await session.aclose()
+
+    assert came == b"\0\1a\0\1b\0\1c\0\1d"
+
+
+async def test_a_server_that_asks_without_end_and_reads_nothing_is_left(pool, monkeypatch):
+    monkeypatch.setattr("freeroam.sources.rtsp_session.PATIENCE_S", 0.2)
+
+    async def ask(reader, writer):
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+            for number, method in enumerate(["OPTIONS", "DESCRIBE", "SETUP", "PLAY"], start=1):
+                await reader.readuntil(b"\r\n\r\n")
+                writer.write(camera(method, {"cseq": str(number)}))
+            while True:
+                writer.write(b"OPTIONS * RTSP/1.0\r\n\r\n" * 1000)
+                await writer.drain()
+        writer.close()
+
+    listener = socket.create_server(("127.0.0.1", 0))
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    async with await asyncio.start_server(ask, sock=listener):
+        error = await failure(sources(pool)(request(f"rtsp://127.0.0.1:{listener.getsockname()[1]}/a")))
 
     assert error.source_code is SourceErrorCode.TIMEOUT
 

@@ -37,6 +37,11 @@ USER_AGENT = "freeroam"
 KEEP_ALIVE_LEAST_S = 5.0
 FAREWELL_S = 0.2
 """What a server gets to take our ``TEARDOWN`` before the connection is dropped."""
+PATIENCE_S = 5.0
+"""How long a server may leave our answers to its own requests unread."""
+MAX_EARLY_PACKETS = 4096
+MAX_EARLY_BYTES = 4 * 2**20
+"""Packets kept that come before the answer to ``PLAY``."""
 
 _CODES = {
     401: SourceErrorCode.AUTH,
@@ -85,6 +90,8 @@ class RtspSession:
         self._clock = clock
         self._parser = Parser()
         self._ready: list[Message | Packet] = []
+        self._early: list[Packet] = []
+        self._early_bytes = 0
         self._sequence = 0
         self._state = _State()
         has_login = target.username is not None
@@ -122,8 +129,10 @@ class RtspSession:
         out: by their clock the demuxer would move all timestamps but the first. Keeps the session alive meanwhile.
 
         Raises:
-            SourceError: ``unavailable``: the connection broke; ``auth``: a later request was refused; ``bad_data``.
+            SourceError: ``unavailable``: the connection broke; ``auth``: a later request was refused; ``timeout``: the
+                server reads nothing; ``bad_data``.
         """
+        self._ready, self._early = [*self._early, *self._ready], []
         keeper = asyncio.create_task(self._keep_alive(), name="keep rtsp alive")
         try:
             while True:
@@ -138,7 +147,7 @@ class RtspSession:
                     elif item.status == 0:
                         if item.start.startswith(("TEARDOWN", "REDIRECT")):
                             return
-                        self._refuse(item)
+                        await self._refuse(item)
                     else:
                         self._take_late_answer(item)
                 if records:
@@ -181,29 +190,35 @@ class RtspSession:
         number = self._send(method, uri, headers)
         await self._drain()
         while True:
-            for place, item in enumerate(self._ready):
+            fresh, self._ready = self._ready, []
+            for place, item in enumerate(fresh):
                 if isinstance(item, Packet):
-                    continue
-                if item.status == 0:
-                    self._refuse(item)
+                    self._keep(item)
+                elif item.status == 0:
+                    await self._refuse(item)
                 elif item.header("cseq") in ("", str(number)):
-                    # Packets that came first are kept: with them the video begins.
-                    self._ready = [*_packets(self._ready[:place]), *self._ready[place + 1 :]]
+                    self._ready = fresh[place + 1 :]
                     return item
-            self._ready = _packets(self._ready)
-            if not await self._receive(keep=True):
+            if not await self._receive():
                 raise SourceError(SourceErrorCode.UNAVAILABLE, f"{self._target.shown} closed the connection")
 
-    async def _receive(self, *, keep: bool = False) -> bool:
+    def _keep(self, packet: Packet) -> None:
+        """Keep a packet that comes before it is asked for: with it the video begins."""
+        self._early.append(packet)
+        self._early_bytes += len(packet.record)
+        if len(self._early) > MAX_EARLY_PACKETS or self._early_bytes > MAX_EARLY_BYTES:
+            message = f"{self._target.shown} sends packets without end instead of an answer"
+            raise SourceError(SourceErrorCode.BAD_DATA, message)
+
+    async def _receive(self) -> bool:
         """Read what came into ``_ready``; returns whether the connection is still open."""
         try:
             data = await self._reader.read(READ_BYTES)
-            items = list(self._parser.feed(data))
+            self._ready = list(self._parser.feed(data))
         except BadMessage as error:
             raise SourceError(SourceErrorCode.BAD_DATA, f"{self._target.shown} does not speak RTSP: {error}") from None
         except OSError:
             raise SourceError(SourceErrorCode.UNAVAILABLE, f"the connection to {self._target.shown} broke") from None
-        self._ready = self._ready + items if keep else items
         return bool(data)
 
     def _send(self, method: str, uri: str, headers: dict[str, str]) -> int:
@@ -228,6 +243,8 @@ class RtspSession:
         while True:
             await self._clock.sleep(max(KEEP_ALIVE_LEAST_S, self._state.timeout_s / 2.0))
             self._send_sign_of_life()
+            # A server that reads nothing is sent no more.
+            await self._writer.drain()
 
     def _send_sign_of_life(self) -> None:
         method = "GET_PARAMETER" if "GET_PARAMETER" in self._state.methods else "OPTIONS"
@@ -246,11 +263,17 @@ class RtspSession:
         elif answer.status == 454:
             raise SourceError(SourceErrorCode.UNAVAILABLE, f"{self._target.shown} no longer knows the session")
 
-    def _refuse(self, request: Message) -> None:
-        """Answer a request of the server."""
+    async def _refuse(self, request: Message) -> None:
+        """Answer a request of the server, which must take the answer before its next request is looked at."""
         status = "200 OK" if request.start.startswith("OPTIONS") else "501 Not Implemented"
         number = "".join(character for character in request.header("cseq") if character.isdigit())[:16]
         self._writer.write(f"RTSP/1.0 {status}\r\nCSeq: {number}\r\n\r\n".encode())
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                await self._drain()
+        except TimeoutError:
+            message = f"{self._target.shown} sends requests and reads no answers"
+            raise SourceError(SourceErrorCode.TIMEOUT, message) from None
 
     def _refusal(self, method: str, answer: Message) -> SourceError:
         where = self._target.shown
@@ -261,10 +284,6 @@ class RtspSession:
         if answer.status == 461:
             return SourceError(SourceErrorCode.UNAVAILABLE, f"{where} does not offer video over TCP")
         return SourceError(code, f"{where} answers {method} with {answer.status}")
-
-
-def _packets(items: list[Message | Packet]) -> list[Message | Packet]:
-    return [item for item in items if isinstance(item, Packet)]
 
 
 def _number(text: str) -> int:
