@@ -259,16 +259,20 @@ async def _race(addresses: list[str], port: int) -> Connection:
                 failure = error if isinstance(error, OSError) else ConnectionRefusedError(str(error))
         raise failure
     finally:
-        await _discard(running)
+        _discard(running)
 
 
-async def _discard(tasks: set[asyncio.Task[Connection]]) -> None:
+def _discard(tasks: set[asyncio.Task[Connection]]) -> None:
+    """End attempts that nobody wants any more; waiting for them would take a caller's own cancellation for theirs."""
     for task in tasks:
         task.cancel()
-    for task in tasks:
-        with suppress(OSError, asyncio.CancelledError):
-            _, writer = await task
-            writer.transport.abort()
+        task.add_done_callback(_drop)
+
+
+def _drop(task: asyncio.Task[Connection]) -> None:
+    if not task.cancelled() and task.exception() is None:
+        _, writer = task.result()
+        writer.transport.abort()
 
 
 def _reason(error: BaseException) -> str:

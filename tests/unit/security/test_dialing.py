@@ -1,8 +1,10 @@
 """Resolving, checking, and dialling what was checked."""
 
 import asyncio
+import contextlib
 import socket
 import threading
+from types import SimpleNamespace
 
 import pytest
 
@@ -101,3 +103,55 @@ async def test_more_names_than_threads_wait_for_their_turn(monkeypatch):
     names = [f"host{number}" for number in range(3 * RESOLVER_THREADS)]
 
     assert await asyncio.gather(*map(resolver.resolve, names)) == [[name] for name in names]
+
+
+class SlowToGiveUp:
+    """Attempts to connect: ``first`` never answers and goes on for a while although cancelled, others succeed."""
+
+    def __init__(self, monkeypatch, first):
+        self.first = first
+        self.may_end = asyncio.Event()
+        self.begun = []
+        self.aborted = []
+        monkeypatch.setattr("freeroam.security.dialing.STAGGER_S", 0.0)
+        monkeypatch.setattr(asyncio, "open_connection", self.connect)
+
+    async def connect(self, address, *_, **__):
+        self.begun.append(address)
+        if address == self.first:
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+            await self.may_end.wait()
+        transport = SimpleNamespace(abort=lambda: self.aborted.append(address))
+        return address, SimpleNamespace(transport=transport)
+
+
+async def test_the_first_to_answer_wins_without_waiting_for_those_that_lose(monkeypatch):
+    # Given two addresses, of which the first neither answers nor gives up at once
+    attempts = SlowToGiveUp(monkeypatch, "1.1.1.1")
+    dialer = Dialer(UrlPolicy(), ScriptedResolver(["1.1.1.1", "1.0.0.1"]))
+
+    # When the second answers
+    dial = asyncio.create_task(dialer.connect("example.org", 80))
+    await until(dial.done)
+
+    # Then it is had at once, and the first is dropped should it connect all the same
+    assert (await dial)[0] == "1.0.0.1"
+    attempts.may_end.set()
+    await until(lambda: attempts.aborted == ["1.1.1.1"])
+
+
+async def test_a_caller_that_is_cancelled_ends_at_once_and_leaves_no_connection(monkeypatch):
+    # Given one address that neither answers nor gives up at once
+    attempts = SlowToGiveUp(monkeypatch, "1.1.1.1")
+    dial = asyncio.create_task(Dialer(UrlPolicy(), ScriptedResolver(["1.1.1.1"])).connect("example.org", 80))
+    await until(lambda: attempts.begun == ["1.1.1.1"])
+
+    # When the caller is cancelled
+    dial.cancel()
+
+    # Then it ends, and so does a connection that comes later
+    await until(dial.done)
+    assert dial.cancelled()
+    attempts.may_end.set()
+    await until(lambda: attempts.aborted == ["1.1.1.1"])
