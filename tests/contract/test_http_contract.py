@@ -494,11 +494,12 @@ async def test_a_socket_follows_many_jobs(client: httpx.AsyncClient) -> None:
         assert json.loads(await asyncio.wait_for(socket.recv(), 30))["event"] == "error"
 
 
-async def test_a_socket_of_a_foreign_page_is_refused(client: httpx.AsyncClient) -> None:
+@pytest.mark.parametrize("origin", ["http://evil.example", "http://["])
+async def test_a_socket_of_a_foreign_page_is_refused(client: httpx.AsyncClient, origin: str) -> None:
     # Given a page of another origin, when it opens a socket, then it is refused
     address = f"ws://{client.base_url.host}:{client.base_url.port}{API}/inference/ws"
     with pytest.raises(websockets.InvalidStatus) as raised:
-        await websockets.connect(address, origin=websockets.Origin("http://evil.example"))
+        await websockets.connect(address, origin=websockets.Origin(origin))
     assert raised.value.response.status_code == 403
 
 

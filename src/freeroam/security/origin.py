@@ -123,7 +123,12 @@ def speaks_for_a_foreign_page(headers: Mapping[str, str], allowed_origins: Seque
         return headers.get("sec-fetch-site", "none") not in {"none", "same-origin"}
     if "*" in allowed_origins or origin in allowed_origins:
         return False
-    return urlsplit(origin).netloc.lower() != headers.get("host", "").strip().lower()
+    try:
+        place = urlsplit(origin).netloc
+    except ValueError:
+        # What is no address is no page of ours.
+        return True
+    return place.lower() != headers.get("host", "").strip().lower()
 
 
 def _forwarded_chains(headers: Mapping[str, str]) -> list[list[str]]:

@@ -133,7 +133,7 @@ async def test_each_deed_needs_its_right(connect: Connect, method: str, path: st
 
 @pytest.mark.parametrize(
     "headers",
-    [{"origin": "http://evil.example"}, {"origin": "null"}, {"sec-fetch-site": "cross-site"}],
+    [{"origin": "http://evil.example"}, {"origin": "null"}, {"origin": "http://["}, {"sec-fetch-site": "cross-site"}],
 )
 async def test_a_foreign_page_cannot_act_through_a_browser_on_this_machine(
     connect: Connect, parts: Parts, headers: dict[str, str]

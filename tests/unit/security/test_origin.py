@@ -118,6 +118,7 @@ def test_a_rebound_name_is_not_this_machine(host: str, is_ours: bool) -> None:
         ({"origin": "http://evil.example", "host": "localhost:8000"}, True),
         ({"origin": "http://localhost:9999", "host": "localhost:8000"}, True),
         ({"origin": "null", "host": "localhost:8000"}, True),
+        ({"origin": "http://[", "host": "localhost:8000"}, True),
         ({"sec-fetch-site": "cross-site", "host": "localhost:8000"}, True),
         ({"sec-fetch-site": "same-origin", "host": "localhost:8000"}, False),
         ({"sec-fetch-site": "none"}, False),
