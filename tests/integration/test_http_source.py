@@ -15,6 +15,7 @@ from freeroam.vocabulary.errors import InvalidInput, SourceError
 from freeroam.vocabulary.job import SourceOptions
 from tests.clips import file_clip, hls_clip, picture, second_of
 from tests.origins import HOST, LiveHls, Origin, Reply, Request, drip, redirect, running
+from tests.servers import has_ipv6_loopback
 from tests.waiting import until
 from tests.workshop import take, workshop
 
@@ -351,6 +352,23 @@ async def test_the_certificate_must_be_of_the_name_that_was_asked_for(tmp_path):
             await take(shop.http(origin.on("/video.mp4", b"")))
 
     assert caught.value.code == "tls"
+
+
+@pytest.mark.skipif(not has_ipv6_loopback(), reason="this machine has no ::1")
+async def test_the_certificate_of_an_ipv6_address_is_checked_as_any_other(tmp_path):
+    authority = trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("::1").configure_cert(context)
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    cafile = str(tmp_path / "ca.pem")
+    async with (
+        workshop(allow=("::1",), cafile=cafile, decodes=False) as shop,
+        Origin("::1", tls=context) as origin,
+    ):
+        session = shop.fetcher.session(origin.on("/a", b"all of it"))
+        body = await session.read(session.home.url, 100, 5)
+
+    assert body.data == b"all of it"
 
 
 async def test_closing_a_camera_lets_go_of_everything_at_once():

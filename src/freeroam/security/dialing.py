@@ -346,7 +346,7 @@ class _Backend(httpcore.AsyncNetworkBackend):
         local_address: str | None = None,  # noqa: ARG002 - never asked for
         socket_options: Iterable[Any] | None = None,  # noqa: ARG002 - never asked for
     ) -> httpcore.AsyncNetworkStream:
-        connection = await self._dialer.connect(host.strip("[]"), port)
+        connection = await self._dialer.connect(host, port)
         return _Stream(self._dialer, connection, host, port)
 
     async def sleep(self, seconds: float) -> None:

@@ -220,7 +220,8 @@ class FetchSession:
             "GET",
             httpcore.URL(
                 scheme=target.scheme.encode(),
-                host=target.bare_host.encode(),
+                # Without brackets: certificates are checked for the address as it is named here.
+                host=target.host.encode(),
                 port=target.port,
                 target=ascii_path(target.path),
             ),
