@@ -110,16 +110,21 @@ class Listener:
 
         Raises:
             NotFound: No such job.
+            StoreError: The job could not be read. After either the listener does not follow it.
         """
         self._drop(job_id)
         following = Following(job_id, after or 0)
         self._following[job_id] = following
         # Registered before the job is read, so that an end in between is told by one of the two.
         self._hub.register(job_id, self)
-        job = await self._hub.find_job(job_id)
-        if job is None:
-            self._drop(job_id)
-            raise NotFound(f"Job {job_id} not found")
+        try:
+            job = await self._hub.find_job(job_id)
+            if job is None:
+                raise NotFound(f"Job {job_id} not found")
+        except BaseException:
+            if self._is_followed(following):
+                self._drop(job_id)
+            raise
         if job.status in TERMINAL_STATUSES and following.done is None:
             following.done = done_event(job)
         self._announce(following)
@@ -221,7 +226,9 @@ class Listener:
             event = await self._take_of(following) if following else None
             if self._turn and self._turn[0] == job_id:
                 self._turn.popleft()
-            if following is not None and self._following.get(job_id) is following and self._has_news(following):
+            # Not the one before: the job may have been left, or added anew, while a page was read.
+            following = self._following.get(job_id)
+            if following is not None and self._has_news(following):
                 self._turn.append(job_id)
             if event is not None:
                 return event
@@ -231,6 +238,8 @@ class Listener:
         must_read = not following.fresh and following.is_behind and not self._is_ending
         if must_read or following.reading is not None:
             await self._catch_up(following)
+            if not self._is_followed(following):
+                return None
         while following.fresh:
             event = following.fresh.popleft()
             if event.id is None:
@@ -272,6 +281,10 @@ class Listener:
             following.fresh.clear()
         replayed = [Event(EventKind.RESULT, following.job_id, result_id, body) for result_id, body in page]
         following.fresh.extendleft(reversed(replayed))
+
+    def _is_followed(self, following: Following) -> bool:
+        """Whether the job is still followed from there, neither left nor added anew."""
+        return self._following.get(following.job_id) is following
 
     def _drop(self, job_id: str) -> None:
         if self._following.pop(job_id, None) is not None:

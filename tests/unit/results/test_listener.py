@@ -231,6 +231,78 @@ async def test_a_store_that_fails_while_a_listener_catches_up_costs_it_nothing(b
     assert ids(await take(listener, 3)) == [1, 2, 3]
 
 
+class SlowResults:
+    """Stored results whose first page comes when a test says so."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.is_asked = asyncio.Event()
+        self.may_answer = asyncio.Event()
+
+    async def results_after(self, job_id: str, after: int, limit: int) -> list[tuple[int, bytes]]:
+        page = await self._store.results_after(job_id, after, limit)
+        if not self.is_asked.is_set():
+            self.is_asked.set()
+            await self.may_answer.wait()
+        return page
+
+
+@pytest.mark.parametrize("is_over", [False, True])
+async def test_a_job_that_is_added_again_while_its_page_is_read_is_followed_anew(bench: Bench, is_over: bool) -> None:
+    # Given a listener that reads a page
+    await bench.write(3)
+    listener = bench.hub.listener(keep_open=True)
+    listener._results = results = SlowResults(bench.store)
+    await listener.add("a", after=0 if not is_over else 3)
+    if is_over:
+        await bench.finish()
+    waiting = asyncio.ensure_future(anext(listener))
+    await results.is_asked.wait()
+
+    # When the job is added again, from another place
+    await listener.add("a", after=1)
+    results.may_answer.set()
+
+    # Then it is told from there, once, and nothing of what was read before
+    events = [await waiting, *await take(listener, 1)]
+    if is_over:
+        events += await take(listener, 1)
+        assert (events[-1].kind.value, listener.jobs) == ("done", [])
+    else:
+        await bench.write()
+        events += await take(listener, 1)
+    assert ids(events) == ([2, 3] if is_over else [2, 3, 4])
+
+
+async def test_nothing_is_told_of_a_job_that_was_left_while_its_page_was_read(bench: Bench) -> None:
+    await bench.write(3)
+    await bench.write(1, "b")
+    listener = bench.hub.listener(keep_open=True)
+    listener._results = results = SlowResults(bench.store)
+    await listener.add("a")
+    waiting = asyncio.ensure_future(anext(listener))
+    await results.is_asked.wait()
+
+    listener.remove("a")
+    await listener.add("b")
+    results.may_answer.set()
+
+    assert (await waiting).job_id == "b"
+
+
+async def test_a_job_that_cannot_be_read_is_not_half_followed(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fail(job_id: str) -> None:
+        raise StoreError("gone")
+
+    listener = bench.hub.listener(keep_open=True)
+    monkeypatch.setattr(bench.store, "find_job", fail)
+    with pytest.raises(StoreError):
+        await listener.add("a")
+
+    assert listener.jobs == []
+    assert not bench.hub.is_heard("a")
+
+
 async def test_when_the_service_stops_each_listener_gets_a_closing_event(bench: Bench) -> None:
     listener, socket = await bench.listen(), bench.hub.listener(keep_open=True)
     await bench.write()
