@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 
 from freeroam.clock import Clock
@@ -40,6 +41,7 @@ class PromptLibrary:
         self._global: Prompt | None = None
         # A job that runs has an entry: its own prompt, or None while it follows the global one.
         self._own: dict[str, Prompt | None] = {}
+        self._updates: set[asyncio.Task[Prompt]] = set()
 
     async def load(self) -> None:
         """Read the global prompt; to be called once, when the store is open."""
@@ -68,6 +70,8 @@ class PromptLibrary:
     async def update(self, text: str, job_id: str | None = None, preserve_previous: bool = True) -> Prompt:
         """Store the next version of a scope; running jobs ask with it from their next question on.
 
+        Cancelling the call takes neither back: what the store shows is what jobs ask with.
+
         Args:
             text: The prompt.
             job_id: The scope; None is the global one.
@@ -78,10 +82,11 @@ class PromptLibrary:
             NotFound: No such job.
         """
         checked = self.check(text)
-        at = self._clock.epoch_s()
-        prompt = await self._store.update_prompt(checked, job_id, at, preserve_previous=preserve_previous)
-        self.adopt(prompt)
-        return prompt
+        # A task of its own, because the store writes to the end although the caller goes away.
+        task = asyncio.create_task(self._store_and_adopt(checked, job_id, preserve_previous))
+        self._updates.add(task)
+        task.add_done_callback(self._updates.discard)
+        return await asyncio.shield(task)
 
     async def current(self, job_id: str | None = None) -> Prompt | None:
         """Return the prompt in use in a scope, the global one where the job has none; None if there is none at all."""
@@ -111,6 +116,12 @@ class PromptLibrary:
             known = self._own[prompt.job_id]
             if known is None or known.version < prompt.version:
                 self._own[prompt.job_id] = prompt
+
+    async def _store_and_adopt(self, checked: str, job_id: str | None, preserve_previous: bool) -> Prompt:
+        at = self._clock.epoch_s()
+        prompt = await self._store.update_prompt(checked, job_id, at, preserve_previous=preserve_previous)
+        self.adopt(prompt)
+        return prompt
 
     def forget(self, job_id: str) -> None:
         """Drop from memory what belongs to a job that is over."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from freeroam.store.store import Store, StoreConfig
 from freeroam.testing import FakeClock
 from freeroam.vocabulary.errors import InvalidInput, NotFound
 from tests.unit.store.rows import new_job
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -123,3 +125,22 @@ async def test_prompts_of_jobs_that_do_not_run_are_not_held_in_memory(library: P
 
     assert library.resolve("a").prompt == "global"
     assert library._own == {}
+
+
+@pytest.mark.parametrize("turns", range(5))
+async def test_a_version_whose_caller_goes_away_is_both_stored_and_asked_with(
+    library: PromptLibrary, turns: int
+) -> None:
+    # Given a caller whose time is up while the next version is stored
+    await library.update("one")
+    caller = asyncio.create_task(library.update("two"))
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    has_begun = turns > 0
+    caller.cancel()
+    await asyncio.gather(caller, return_exceptions=True)
+
+    # Then jobs ask with what the store shows
+    await until(lambda: not library._updates)
+    assert library.resolve(None) == await library.current()
+    assert library.resolve(None).prompt == ("two" if has_begun else "one")
