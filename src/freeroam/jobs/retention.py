@@ -62,5 +62,8 @@ class Retention:
             except StoreError as error:
                 log.warning("clearing_failed", error=error.message)
                 continue
+            except Exception:  # a defect must not let the disk fill up
+                log.exception("clearing_failed")
+                continue
             if results or jobs:
                 log.info("cleared", results=results, jobs=jobs)

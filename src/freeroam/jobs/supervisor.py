@@ -204,8 +204,8 @@ class Supervisor:
                 try:
                     again = await self._parts.store.retake_job(job_id, self.lease, running.stored.epoch)
                     break
-                except StoreError as error:
-                    log.warning("job_not_retaken", job_id=job_id, error=error.message)
+                except Exception as error:  # also a defect must not leave the job active with nobody who runs it
+                    log.warning("job_not_retaken", job_id=job_id, **_why(error))
             if again is None:
                 return
             running.stored = again
@@ -275,8 +275,8 @@ class Supervisor:
             try:
                 await self._reconcile(asked_s)
                 held_until_s = asked_s + self.lease.duration_s
-            except StoreError as error:
-                log.warning("leases_not_renewed", error=error.message)
+            except Exception as error:  # also a defect must not leave every lease to run out
+                log.warning("leases_not_renewed", **_why(error))
                 if self._parts.store.is_shared and clock.monotonic_s() > held_until_s:
                     for job_id in list(self._running):
                         await self.stop_job(job_id)
@@ -298,3 +298,10 @@ class Supervisor:
         if store.is_shared:
             for stored in await store.claim_jobs(self.lease):
                 self.launch(stored)
+
+
+def _why(error: Exception) -> dict[str, Any]:
+    """Return what the log is told of an error: its words, and where it was raised if it is none of ours."""
+    if isinstance(error, FreeroamError):
+        return {"error": error.message}
+    return {"error": repr(error), "exc_info": error}

@@ -17,6 +17,7 @@ from freeroam.clock import Clock
 from freeroam.observability.logs import get_logger
 from freeroam.store import job_rows, prompt_rows, result_rows
 from freeroam.store.database import is_sqlite, parse_url, sqlite_path
+from freeroam.store.failures import words_of
 from freeroam.store.locking import FileLock
 from freeroam.store.migrating import migrate_open
 from freeroam.store.records import Ending, Lease, Progress, ResultRow, StoredJob
@@ -107,8 +108,7 @@ class Store:
             await self._transactions.warm_up()
         except (DBAPIError, OSError) as error:
             await self.close()
-            reason = getattr(error, "orig", None) or error
-            raise ConfigurationError(f"DATABASE_URL: the database cannot be opened: {reason}") from error
+            raise ConfigurationError(f"DATABASE_URL: the database cannot be opened: {words_of(error)}") from error
         except BaseException:
             await self.close()
             raise
@@ -276,7 +276,7 @@ class Store:
         try:
             return await self._transactions.read(operation)
         except (DBAPIError, PoolTimeout, OSError) as error:
-            raise StoreError(f"the database did not answer: {getattr(error, 'orig', None) or error}") from error
+            raise StoreError(f"the database did not answer: {words_of(error)}") from error
 
 
 def _keep_private(path: os.PathLike[str]) -> None:

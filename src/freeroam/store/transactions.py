@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol, TypeVar
 
 from sqlalchemy import URL, Connection, Engine, text
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from freeroam.store.database import READERS, is_sqlite, postgres_engine, sqlite_engine
@@ -112,7 +111,7 @@ class SqliteTransactions:
     def _drop_now(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
-            with contextlib.suppress(DBAPIError, OSError):
+            with contextlib.suppress(Exception):  # it is given up because it is broken, in whatever way
                 connection.invalidate()
                 connection.close()
 
@@ -131,15 +130,17 @@ class PostgresTransactions:
 
     async def write(self, operations: Sequence[Operation[Any]]) -> list[Any]:
         """Run all in one transaction."""
-        if self._connection is None:
-            self._connection = await self._writing.connect()
-        async with self._connection.begin():
-            return await self._connection.run_sync(_run_all, operations)
+        with _driver_errors_as_network_errors():
+            if self._connection is None:
+                self._connection = await self._writing.connect()
+            async with self._connection.begin():
+                return await self._connection.run_sync(_run_all, operations)
 
     async def read(self, operation: Operation[T]) -> T:
         """Run ``operation`` on a connection of the pool."""
-        async with self._reading.connect() as connection:
-            return await connection.run_sync(operation)
+        with _driver_errors_as_network_errors():
+            async with self._reading.connect() as connection:
+                return await connection.run_sync(operation)
 
     async def warm_up(self) -> None:
         """Open every reading connection."""
@@ -151,7 +152,7 @@ class PostgresTransactions:
         """Close the writing connection."""
         connection, self._connection = self._connection, None
         if connection is not None:
-            with contextlib.suppress(DBAPIError, OSError):
+            with contextlib.suppress(Exception):  # it is given up because it is broken, in whatever way
                 await connection.invalidate()
                 await connection.close()
 
@@ -164,3 +165,17 @@ class PostgresTransactions:
 
 def _run_all(connection: Connection, operations: Sequence[Operation[Any]]) -> list[Any]:
     return [operation(connection) for operation in operations]
+
+
+@contextlib.contextmanager
+def _driver_errors_as_network_errors() -> Iterator[None]:
+    """Tell as a failure of the way to the database what the driver says of a connection that it cannot open.
+
+    SQLAlchemy before 2.1 passes it on as it is, so that a server that starts up or is full would look like a defect.
+    """
+    try:
+        yield
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] == "asyncpg":
+            raise ConnectionError(str(error)) from error
+        raise

@@ -7,10 +7,9 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError
-
 from freeroam.clock import Clock
 from freeroam.observability.logs import get_logger
+from freeroam.store.failures import is_of_database, may_pass, words_of
 from freeroam.store.transactions import Operation, Transactions
 from freeroam.vocabulary.errors import FreeroamError, StoreError
 
@@ -115,7 +114,7 @@ class WritingTask:
         if len(group) > 1:
             try:
                 answers = await self._transact([wanted.operation for wanted in group])
-            except (FreeroamError, DBAPIError, OSError) as error:
+            except Exception as error:  # each is tried by itself, and then fails by itself
                 log.debug("group_commit_split", operations=len(group), reason=type(error).__name__)
                 if not isinstance(error, FreeroamError):
                     await self._transactions.drop()
@@ -131,17 +130,17 @@ class WritingTask:
         while not wanted.done.done():
             try:
                 (answer,) = await self._transact([wanted.operation])
-            except (OperationalError, InterfaceError, OSError) as error:
+            except FreeroamError as error:
+                return _fail(wanted, error)
+            except Exception as error:  # one operation's failure must not end the writer
                 await self._transactions.drop()
+                if not may_pass(error):
+                    return _fail(wanted, _refusal(error))
                 if self.last_error is None:
-                    log.warning("store_write_failed", error=_words(error))
-                self.last_error = _words(error)
+                    log.warning("store_write_failed", error=words_of(error))
+                self.last_error = words_of(error)
                 await self._clock.sleep(pause_s)
                 pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
-            except IntegrityError as error:
-                return _fail(wanted, StoreError(f"the database refused a write: {_words(error)}"))
-            except Exception as error:  # one operation's failure must not end the writer
-                return _fail(wanted, error)
             else:
                 return _answer(wanted, answer)
         return None
@@ -165,6 +164,5 @@ def _fail(wanted: _Wanted[Any], error: BaseException) -> None:
         wanted.done.set_exception(error)
 
 
-def _words(error: Exception) -> str:
-    """Say what the driver said, without the statement and its values."""
-    return str(getattr(error, "orig", None) or error)
+def _refusal(error: Exception) -> Exception:
+    return StoreError(f"the database refused a write: {words_of(error)}") if is_of_database(error) else error

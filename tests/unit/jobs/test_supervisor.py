@@ -11,7 +11,7 @@ from sqlalchemy.exc import OperationalError
 
 from freeroam.jobs.parts import JobConfig
 from freeroam.jobs.runner import Runner
-from freeroam.vocabulary.errors import Draining, LeaseLost, NotFound, SourceError, SourceErrorCode
+from freeroam.vocabulary.errors import Draining, LeaseLost, NotFound, SourceError, SourceErrorCode, StoreError
 from freeroam.vocabulary.job import JobPatch, JobStatus, SourceState, SourceStatus, StartRequest
 from freeroam.vocabulary.result import Event
 from tests.unit.jobs.fakes import Workplace, frame
@@ -264,6 +264,62 @@ async def test_a_job_that_nobody_runs_is_taken_up(tmp_path) -> None:
 
     await until(lambda: place.supervisor.running == 1)
     await place.close()
+
+
+@pytest.mark.parametrize("failure", [StoreError("gone"), TypeError("defect")])
+async def test_leases_are_kept_up_whatever_went_wrong_with_one_renewal(tmp_path, monkeypatch, failure) -> None:
+    from freeroam.testing import FakeClock
+
+    # Given a job that nobody runs, and a renewal that fails
+    clock, failures = FakeClock(), [failure]
+    place = await Workplace(tmp_path, clock, JobConfig(lease_timeout_s=9.0)).open()
+    job_id = await start(place)
+    await place.supervisor.stop_job(job_id)
+    working = place.store.renew_leases
+
+    async def renew(lease):
+        if failures:
+            raise failures.pop()
+        return await working(lease)
+
+    monkeypatch.setattr(place.store, "renew_leases", renew)
+    clock.move(3.1)
+    await until(lambda: not failures)
+    await asyncio.sleep(0)
+
+    # Then the next one takes the job up
+    clock.move(3.1)
+    await until(lambda: place.supervisor.running == 1)
+    await place.close()
+
+
+@pytest.mark.parametrize("failure", [StoreError("gone"), TypeError("defect")])
+async def test_a_job_is_taken_again_whatever_went_wrong_with_one_attempt(
+    place: Workplace, monkeypatch: pytest.MonkeyPatch, failure: Exception
+) -> None:
+    # Given a runner that failed by a defect, and a store that fails when its job is taken again
+    failures, working = [failure], place.store.retake_job
+    runs: list[Runner] = []
+
+    async def retake(*of: object) -> object:
+        if failures:
+            raise failures.pop()
+        return await working(*of)
+
+    async def broken(self: Runner) -> None:
+        runs.append(self)
+        raise RuntimeError("defect")
+
+    monkeypatch.setattr(place.store, "retake_job", retake)
+    with monkeypatch.context() as defect:
+        defect.setattr(Runner, "run", broken)
+        job_id = await start(place)
+        await until(lambda: runs)
+
+    # Then it runs all the same
+    place.sources.of("live").put(frame(0))
+    await until(lambda: has_results(place, job_id, 1))
+    assert failures == []
 
 
 async def test_two_hundred_jobs_in_a_row_leave_nothing_behind(tmp_path) -> None:
