@@ -7,8 +7,9 @@ that fences off whoever held them before, and go on at their cursor.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from freeroam.jobs.control import Outcome
 from freeroam.jobs.parts import JobConfig, JobParts
@@ -31,6 +32,8 @@ LOOK_S = 1.0
 """Between two looks for changes that listeners are told."""
 
 log = get_logger(__name__)
+
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -192,6 +195,8 @@ class Supervisor:
                 return
             except (LeaseLost, Draining) as error:
                 log.info("job_let_go", job_id=job_id, reason=error.code)
+                if isinstance(error, LeaseLost):
+                    await self._insist(job_id, lambda: self._tell_if_over(job_id))
                 return
             except Exception as error:  # a defect costs this job a pause, and no other job anything
                 running.fault = f"{type(error).__name__}; the job is started again"
@@ -234,19 +239,32 @@ class Supervisor:
         await self._end(stored, ending)
 
     async def _end(self, stored: StoredJob, ending: Ending) -> None:
-        job_id, pause_s = stored.job.spec.job_id, FIRST_PAUSE_S
+        job_id = stored.job.spec.job_id
+        ended = await self._insist(job_id, lambda: self._parts.store.end_job(job_id, stored.epoch, ending))
+        if ended is None:
+            await self._insist(job_id, lambda: self._tell_if_over(job_id))
+            return
+        self._parts.library.forget(job_id)
+        self._parts.hub.publish_done(ended.job)
+        log.info("job_ended", job_id=job_id, status=ending.status.value, error=ending.error)
+
+    async def _insist(self, job_id: str, deed: Callable[[], Awaitable[T]]) -> T:
+        """Do the last deed for a job, again and again and ever later while the store fails."""
+        pause_s = FIRST_PAUSE_S
         while True:
             try:
-                ended = await self._parts.store.end_job(job_id, stored.epoch, ending)
-                break
+                return await deed()
             except StoreError as error:
                 log.warning("job_end_not_stored", job_id=job_id, error=error.message)
             await self._parts.clock.sleep(pause_s)
             pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
-        if ended is not None:
+
+    async def _tell_if_over(self, job_id: str) -> None:
+        """Tell the end of a job that somebody else ended, maybe through another process; one that goes on is theirs."""
+        found = await self._parts.store.find_job(job_id)
+        if found is not None and found.job.status not in ACTIVE_STATUSES:
             self._parts.library.forget(job_id)
-            self._parts.hub.publish_done(ended.job)
-            log.info("job_ended", job_id=job_id, status=ending.status.value, error=ending.error)
+            self._parts.hub.publish_done(found.job)
 
     async def _tell_changes(self) -> None:
         """Tell listeners when a job's trouble or its source's state changes; one task for all jobs."""
@@ -289,6 +307,7 @@ class Supervisor:
             if is_settled and held.get(job_id) != running.stored.epoch:
                 log.warning("job_lost", job_id=job_id)
                 await self.stop_job(job_id)
+                await self._tell_if_over(job_id)
         if self.is_draining:
             return
         for job_id in held.keys() - self._running.keys():

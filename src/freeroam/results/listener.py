@@ -73,6 +73,15 @@ class Following:
             return True
         return not self.is_behind and (self.status is not None or self.done is not None)
 
+    def misses_some_before(self, event: Event) -> bool:
+        """Whether results before this one were not told, as those are not that another process committed meanwhile."""
+        if event.id is None:
+            return False
+        newest = next((kept.id for kept in reversed(self.fresh) if kept.id is not None), None)
+        if newest is None and self.reading is not None:
+            return False  # the page says how far the results before this one reach
+        return event.id > (self.position if newest is None else newest) + 1
+
 
 class Listener:
     """An asynchronous iterator of events; made by ``ResultHub.listener``.
@@ -195,7 +204,7 @@ class Listener:
             following.status = event
         elif following.is_behind:
             return
-        elif len(following.fresh) >= self._config.capacity:
+        elif len(following.fresh) >= self._config.capacity or following.misses_some_before(event):
             # What is kept follows the last one given out without a gap, so it stays; the rest is read later.
             following.is_behind = True
         elif event.kind is EventKind.RESULT or len(following.fresh) < self._config.capacity // 2:
@@ -262,7 +271,7 @@ class Listener:
         """Read the next page of stored results.
 
         From here on new events are kept again, before the page is read: a result that is committed after the page was
-        read is told afterwards and kept, one that is in both is told apart by its id.
+        read is told afterwards and kept, one that is in both is told apart by its id, and one in neither leaves a gap.
         """
         if following.reading is None:
             following.is_behind = False
@@ -276,7 +285,9 @@ class Listener:
             following.fresh.clear()
             raise
         following.reading = None
-        if len(page) == self._config.page:
+        last = page[-1][0] if page else following.position
+        told = next((event.id for event in following.fresh if event.id is not None and event.id > last), last + 1)
+        if len(page) == self._config.page or told != last + 1:
             following.is_behind = True
             following.fresh.clear()
         replayed = [Event(EventKind.RESULT, following.job_id, result_id, body) for result_id, body in page]

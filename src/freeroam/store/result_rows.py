@@ -71,6 +71,13 @@ def append_result(connection: Connection, row: ResultRow) -> int:
     return result_id
 
 
+def number_of(connection: Connection, row: ResultRow) -> int | None:
+    """Return the number of the result that answers the row's entry; None if there is none."""
+    query = select(results.c.id).where(results.c.job_id == row.job_id, results.c.entry_key == row.entry_key)
+    found = connection.execute(query).scalar_one_or_none()
+    return None if found is None else int(found)
+
+
 def results_after(connection: Connection, job_id: str, after: int, limit: int) -> list[tuple[int, bytes]]:
     """Return ``(id, JSON)`` of the results that follow ``after``, oldest first."""
     query = (

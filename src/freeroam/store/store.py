@@ -21,6 +21,7 @@ from freeroam.store.failures import words_of
 from freeroam.store.locking import FileLock
 from freeroam.store.migrating import migrate_open
 from freeroam.store.records import Ending, Lease, Progress, ResultRow, StoredJob
+from freeroam.store.repeating import job_stands, repeatable
 from freeroam.store.transactions import Operation, Transactions, open_transactions
 from freeroam.store.writing import WritingTask
 from freeroam.vocabulary.errors import ConfigurationError, StoreError
@@ -142,7 +143,11 @@ class Store:
 
     async def add_job(self, new: job_rows.NewJob) -> tuple[StoredJob, Prompt | None]:
         """Store a job; see ``job_rows.add_job``."""
-        return await self._write(lambda connection: job_rows.add_job(connection, new))
+        operation = repeatable(
+            lambda connection: job_rows.add_job(connection, new),
+            lambda connection, answered: job_stands(connection, answered[0]),
+        )
+        return await self._write(operation)
 
     async def find_job(self, job_id: str) -> StoredJob | None:
         """Return a job, or None."""
@@ -162,7 +167,9 @@ class Store:
 
     async def retake_job(self, job_id: str, lease: Lease, epoch: int) -> StoredJob | None:
         """Begin a job anew under the next epoch."""
-        return await self._write(lambda connection: job_rows.retake_job(connection, job_id, lease, epoch))
+        return await self._write(
+            repeatable(lambda connection: job_rows.retake_job(connection, job_id, lease, epoch), job_stands)
+        )
 
     async def renew_leases(self, lease: Lease) -> dict[str, int]:
         """Prolong this process's leases and return the epochs of the jobs that it still holds."""
@@ -182,17 +189,27 @@ class Store:
 
     async def end_job(self, job_id: str, epoch: int | None, ending: Ending) -> StoredJob | None:
         """End an active job; None if it was not active, or not under this epoch."""
-        return await self._write(lambda connection: job_rows.end_job(connection, job_id, epoch, ending))
+        return await self._write(
+            repeatable(lambda connection: job_rows.end_job(connection, job_id, epoch, ending), job_stands)
+        )
 
     async def amend_job(self, spec: JobSpec, own_prompt: str | None, at: float) -> tuple[StoredJob, Prompt | None]:
         """Store a changed wish; raises ``Conflict`` if the job is over."""
-        return await self._write(lambda connection: job_rows.amend_job(connection, spec, own_prompt, at))
+        operation = repeatable(
+            lambda connection: job_rows.amend_job(connection, spec, own_prompt, at),
+            lambda connection, answered: job_stands(connection, answered[0]),
+        )
+        return await self._write(operation)
 
     async def erase_job(self, job_id: str) -> bool:
         """Delete a job that is over with all that belongs to it, in short transactions; return whether it was there."""
         while await self.prune_results(job_id, None):
             pass
-        return await self._write(lambda connection: job_rows.remove_job(connection, job_id))
+        operation = repeatable(
+            lambda connection: job_rows.remove_job(connection, job_id),
+            lambda connection, was_there: was_there and job_rows.find_job(connection, job_id) is None,
+        )
+        return await self._write(operation)
 
     # Results
 
@@ -201,7 +218,11 @@ class Store:
 
         It waits as long as the database fails. Raises through the future ``LeaseLost`` and ``AlreadyStored``.
         """
-        return self._submit(lambda connection: result_rows.append_result(connection, row))
+        operation = repeatable(
+            lambda connection: result_rows.append_result(connection, row),
+            lambda connection, result_id: result_rows.number_of(connection, row) == result_id,
+        )
+        return self._submit(operation)
 
     async def results_after(self, job_id: str, after: int, limit: int) -> list[tuple[int, bytes]]:
         """Return ``(id, JSON)`` of the results that follow ``after``, oldest first."""
@@ -230,7 +251,9 @@ class Store:
         operation = partial(
             prompt_rows.update_prompt, text=prompt, job_id=job_id, at=at, preserve_previous=preserve_previous
         )
-        return await self._write(operation)
+        return await self._write(
+            repeatable(operation, lambda connection, added: prompt_rows.own_prompt(connection, job_id) == added)
+        )
 
     async def find_prompt(self, job_id: str | None) -> Prompt | None:
         """Return the newest prompt of the job's scope, else of the global one."""

@@ -20,7 +20,8 @@ from freeroam.store.database import READERS, is_sqlite, postgres_engine, sqlite_
 
 T = TypeVar("T")
 Operation = Callable[[Connection], T]
-"""Statements of one transaction. It may run again after a failure, so it must have no effect but on the database."""
+"""Statements of one transaction. It may run again after a failure, so it must have no effect but on the database, and
+be ``repeating.repeatable`` where its answer depends on what it wrote: it may run again after a commit, too."""
 
 _ANY_READ = text("SELECT count(*) FROM sqlite_master")
 

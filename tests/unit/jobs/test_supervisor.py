@@ -11,6 +11,7 @@ from sqlalchemy.exc import OperationalError
 
 from freeroam.jobs.parts import JobConfig
 from freeroam.jobs.runner import Runner
+from freeroam.store.records import Ending, Lease
 from freeroam.vocabulary.errors import Draining, LeaseLost, NotFound, SourceError, SourceErrorCode, StoreError
 from freeroam.vocabulary.job import JobPatch, JobStatus, SourceState, SourceStatus, StartRequest
 from freeroam.vocabulary.result import Event
@@ -249,6 +250,45 @@ async def test_a_job_taken_over_by_another_process_is_let_go(place: Workplace) -
     assert await has_results(place, job_id, 0)
     with pytest.raises(LeaseLost):
         await place.store.begin_job(job_id, 1, 0.0)
+
+
+@pytest.mark.parametrize("noticed_by", ["a result", "its own end", "a renewal"])
+async def test_listeners_hear_the_end_of_a_job_that_another_process_ended(tmp_path, noticed_by: str) -> None:
+    from freeroam.testing import FakeClock
+
+    # Given somebody who listens to a job
+    clock = FakeClock()
+    place = await Workplace(tmp_path, clock, JobConfig(lease_timeout_s=9.0)).open()
+    source = place.sources.of("clip", is_live=False)
+    job_id = await start(place, "clip")
+    await until(lambda: source.open == 1)
+    async with await place.desk.listen(job_id) as listener:
+        # When another process ends it, and this one comes to know of it
+        clock.move(0.1)
+        await place.store.end_job(job_id, None, Ending(JobStatus.CANCELLED, 9.0))
+        if noticed_by == "a result":
+            source.put(frame(0))
+        elif noticed_by == "its own end":
+            source.end()
+        else:
+            clock.move(3.1)
+
+        # Then the listener is through
+        events = [event async for event in listener]
+        assert (events[-1].kind.value, b'"cancelled"' in events[-1].data) == ("done", True)
+    await place.close()
+
+
+async def test_the_end_of_a_job_that_another_process_runs_now_is_not_told(place: Workplace) -> None:
+    source = place.sources.of("clip", is_live=False)
+    job_id = await start(place, "clip")
+    await until(lambda: source.open == 1)
+    async with await place.desk.listen(job_id) as listener:
+        await place.store.claim_jobs(Lease("another", 60.0), everything=True)
+        source.end()
+        await until(lambda: place.supervisor.running == 0)
+
+        assert listener._following[job_id].done is None
 
 
 async def test_a_job_that_nobody_runs_is_taken_up(tmp_path) -> None:

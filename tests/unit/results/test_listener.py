@@ -274,6 +274,30 @@ async def test_a_job_that_is_added_again_while_its_page_is_read_is_followed_anew
     assert ids(events) == ([2, 3] if is_over else [2, 3, 4])
 
 
+@pytest.mark.parametrize("is_reading", [False, True])
+async def test_results_that_nobody_told_are_read_from_the_store(bench: Bench, is_reading: bool) -> None:
+    # Given a listener that has heard, or is reading, what there is
+    await bench.write(2)
+    listener = await bench.listen()
+    listener._results = results = SlowResults(bench.store)
+    if not is_reading:
+        results.may_answer.set()
+        heard = await take(listener, 2)
+    waiting = asyncio.ensure_future(anext(listener))
+    await results.is_asked.wait()
+
+    # When results are committed by somebody who cannot tell them here, and then one that is told
+    for key in ("untold 1", "untold 2"):
+        await bench.store.append(row("a", key))
+    await bench.write()
+    results.may_answer.set()
+
+    # Then none is left out, in order
+    first = await waiting
+    heard = [first, *await take(listener, 4)] if is_reading else [*heard, first, *await take(listener, 2)]
+    assert ids(heard) == [1, 2, 3, 4, 5]
+
+
 async def test_nothing_is_told_of_a_job_that_was_left_while_its_page_was_read(bench: Bench) -> None:
     await bench.write(3)
     await bench.write(1, "b")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,15 @@ from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, InterfaceError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from freeroam.clock import SystemClock
+from freeroam.results.hub import ResultHub
+from freeroam.results.writer import ResultWriter
+from freeroam.store.job_rows import end_job
+from freeroam.store.records import Ending
 from freeroam.store.store import Store, StoreConfig
 from freeroam.store.transactions import PostgresTransactions
 from freeroam.vocabulary.errors import StoreError
-from tests.unit.store.rows import new_job, row
+from freeroam.vocabulary.job import JobStatus
+from tests.unit.store.rows import LEASE, new_job, row
 from tests.waiting import until
 
 
@@ -160,3 +166,83 @@ async def test_the_health_tells_what_the_server_said(store: Store) -> None:
     assert store.health.last_error == "the server says 53100"
     errors.clear()
     assert await write == "done"
+
+
+def lose_acknowledgements(store: Store, monkeypatch: pytest.MonkeyPatch, count: int) -> list[Exception]:
+    """Let the next commits go through and yet look like failures; return the failures to come."""
+    working, failures = store._transactions.write, [said("08006") for _ in range(count)]
+
+    async def write(operations: Any) -> list[Any]:
+        answers = await working(operations)
+        if failures:
+            raise failures.pop()
+        return answers
+
+    monkeypatch.setattr(store._transactions, "write", write)
+    return failures
+
+
+@pytest.mark.parametrize("lost", [1, 2])
+async def test_results_whose_acknowledgement_is_lost_have_their_numbers_and_are_told(
+    store: Store, monkeypatch: pytest.MonkeyPatch, lost: int
+) -> None:
+    await store.add_job(new_job("a"))
+    hub = ResultHub(store)
+    writer = ResultWriter(store, hub)
+    listener = hub.listener()
+    await listener.add("a")
+
+    failures = lose_acknowledgements(store, monkeypatch, lost)
+    numbers = await asyncio.gather(*(writer.write(row("a", key)) for key in ("1", "2", "2", "3")))
+
+    assert failures == []
+    assert numbers == [1, 2, None, 3]
+    assert [(await anext(listener)).id for _ in range(3)] == [1, 2, 3]
+
+
+async def test_every_change_whose_acknowledgement_is_lost_is_made_once_and_answered(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lose_one() -> None:
+        monkeypatch.undo()
+        lose_acknowledgements(store, monkeypatch, 1)
+
+    lose_one()
+    added, prompt = await store.add_job(new_job("a"))
+    assert (added, added.epoch, prompt.version) == (await store.find_job("a"), 1, 1)
+    lose_one()
+    assert (await store.retake_job("a", LEASE, 1)).epoch == 2
+    lose_one()
+    assert (await store.update_prompt("y", "a", 2.0, preserve_previous=True)).version == 2
+    lose_one()
+    amended, prompt = await store.amend_job(added.job.spec, "z", 3.0)
+    assert (amended, prompt.version) == (await store.find_job("a"), 3)
+    lose_one()
+    ended = await store.end_job("a", 2, Ending(JobStatus.COMPLETED, 4.0))
+    assert (ended, ended.epoch) == (await store.find_job("a"), 3)
+    monkeypatch.undo()
+    assert await store.end_job("a", None, Ending(JobStatus.COMPLETED, 4.0)) is None
+    lose_one()
+    assert await store.erase_job("a")
+
+
+async def test_an_end_that_another_process_came_before_is_not_taken_for_ones_own(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given an attempt that did not go through, after which somebody else ended the job
+    await store.add_job(new_job("a"))
+    working, attempts = store._transactions.write, []
+
+    async def write(operations: Any) -> list[Any]:
+        attempts.append(operations)
+        if len(attempts) > 1:
+            return await working(operations)
+        with contextlib.suppress(ZeroDivisionError):
+            await working([*operations, lambda _: 1 / 0])
+        await working([lambda connection: end_job(connection, "a", None, Ending(JobStatus.CANCELLED, 3.0))])
+        raise said("08006")
+
+    monkeypatch.setattr(store._transactions, "write", write)
+
+    assert await store.end_job("a", 1, Ending(JobStatus.COMPLETED, 4.0)) is None
+    assert len(attempts) == 2
