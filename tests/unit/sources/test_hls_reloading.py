@@ -5,6 +5,7 @@ import asyncio
 from freeroam.security.url_policy import parse_target
 from freeroam.sources.fetching import Body
 from freeroam.sources.hls_reloading import PlaylistReader
+from freeroam.sources.limits import SourceLimits
 from freeroam.testing import FakeClock
 from freeroam.vocabulary.frame import FrameWish
 
