@@ -16,10 +16,11 @@ import asyncio
 import logging
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import freeroam
+from freeroam.clock import SystemClock
 from freeroam.engines.embedded import check_spec
 from freeroam.engines.specs import ModelSpec
 from freeroam.models.base import BaseVLM
@@ -27,7 +28,7 @@ from freeroam.models.paths import guess_model_type
 from freeroam.observability.logs import configure_logs, get_logger
 from freeroam.runtime import Runtime
 from freeroam.settings import Settings, load_settings
-from freeroam.vocabulary.errors import ConfigurationError, Conflict, FreeroamError
+from freeroam.vocabulary.errors import ConfigurationError, Conflict, Draining, FreeroamError
 from freeroam.vocabulary.model import ModelInfo
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class ModelConfig:
 
     Attributes:
         name: What clients call it.
-        version: Several versions of a name may be loaded; the newest registered answers.
+        version: Several versions of a name may be loaded; whoever names none is answered by the one registered last.
         model_path: Folder, file or hub id.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         quantization: As the model's class takes it (``8bit``, ``4bit``, ``dynamic8``); None for none.
@@ -111,7 +112,9 @@ class InferenceServer:
             **settings,
         }
         load_settings(**self._given)
+        # What the next start loads; by name and version, in the order of registration.
         self._specs: dict[tuple[str, str], ModelSpec] = {}
+        self._begun: set[tuple[str, str]] = set()
         self._runtime: Runtime | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._server: HttpServer | None = None
@@ -122,7 +125,8 @@ class InferenceServer:
         """Have a model served: from the start, or, while the server runs, as soon as it is loaded.
 
         While it runs this returns at once, from any thread; the log and ``GET /models`` tell how the loading goes. A
-        name that is served already is swapped for the new version between two batches.
+        name that is served already is swapped for the new version between two batches. A version that did not load, or
+        was swapped for another, may be registered again, and is not loaded at the next start.
 
         Raises:
             ConfigurationError: It cannot be loaded as it is described.
@@ -132,7 +136,7 @@ class InferenceServer:
         self._keep(spec)
         runtime, loop = self._runtime, self._loop
         if runtime is not None and loop is not None:
-            loop.call_soon_threadsafe(runtime.loads.begin, runtime.engine, spec)
+            loop.call_soon_threadsafe(self._begin, runtime, spec)
 
     async def load_model(self, config: ModelConfig) -> ModelInfo:
         """Load a model into the running server and return when it is ready.
@@ -145,11 +149,14 @@ class InferenceServer:
         runtime = self._the_runtime()
         spec = self._spec_of(config)
         self._keep(spec)
+        self._begun.add((spec.name, spec.version))
         try:
-            return await runtime.loads.load(runtime.engine, spec)
+            info = await runtime.loads.load(runtime.engine, spec)
         except BaseException:
-            del self._specs[spec.name, spec.version]
+            self._drop(spec)
             raise
+        self._drop_older(spec)
+        return info
 
     async def unload_model(self, name: str, version: str) -> None:
         """Let a version of the running server finish what it has begun, and free its memory.
@@ -161,6 +168,7 @@ class InferenceServer:
         """
         await self._the_runtime().engine.unload_model(name, version)
         self._specs.pop((name, version), None)
+        self._begun.discard((name, version))
 
     async def start(self, host: str | None = None, port: int | None = None) -> None:
         """Serve until a signal, ``stop``, or the cancelling of this call; questions in flight are answered first.
@@ -194,7 +202,9 @@ class InferenceServer:
             sys.stdout.flush()
 
         self.address = address_of(settings, listener)
-        app = build_application(settings, self._take_runtime, failed=keep_failure, models=tuple(self._specs.values()))
+        models = self._models_of_start()
+        self._begun = {(spec.name, spec.version) for spec in models}
+        app = build_application(settings, self._take_runtime, failed=keep_failure, models=models)
         server = HttpServer(app, settings, say_where)
         self._loop = asyncio.get_running_loop()
         self._server = server
@@ -213,16 +223,61 @@ class InferenceServer:
             raise failures[0]
 
     async def stop(self) -> None:
-        """Admit nothing new, let questions in flight be answered, and end; returns when it has."""
-        serving = self._serving
-        if serving is not None and self._runtime is not None:
+        """Admit nothing new, let questions in flight be answered, and end; returns when it has.
+
+        A server that is still starting ends as soon as it has started; one that does not run is left as it is.
+        """
+        # A start that its caller gave to a task just now has not begun yet; its turn is before this one.
+        await SystemClock().sleep(0.0)
+        serving, server = self._serving, self._server
+        if serving is None or server is None:
+            return
+        if self._runtime is not None:
             await self._drain(self._runtime.settings.drain_timeout)
-            if self._server is not None:
-                self._server.should_exit = True
-            await asyncio.wait([serving])
+        server.should_exit = True
+        await asyncio.wait([serving])
 
     async def _take_runtime(self, runtime: Runtime) -> None:
         self._runtime = runtime
+        # Registered since the start began, when there was nothing yet that could load them.
+        for spec in list(self._specs.values()):
+            self._begin(runtime, spec)
+
+    def _models_of_start(self) -> tuple[ModelSpec, ...]:
+        """Return what a start loads; of several versions of a name the last one is asked, as after a swap."""
+        specs = list(self._specs.values())
+        last = {spec.name: spec for spec in specs}
+        return tuple(replace(spec, share=1.0) if last[spec.name] is spec else spec for spec in specs)
+
+    def _begin(self, runtime: Runtime, spec: ModelSpec) -> None:
+        """Load what was registered while the server runs; to be called on its loop."""
+        key = (spec.name, spec.version)
+        if key not in self._begun:
+            self._begun.add(key)
+            loading = runtime.loads.begin(runtime.engine, spec)
+            loading.add_done_callback(lambda _: self._note_loaded(spec, loading))
+
+    def _note_loaded(self, spec: ModelSpec, loading: asyncio.Task[ModelInfo]) -> None:
+        if loading.cancelled() or isinstance(error := loading.exception(), Draining):
+            return  # the server stops, and its next start loads it
+        if error is None:
+            self._drop_older(spec)
+        else:
+            self._drop(spec)
+
+    def _drop(self, spec: ModelSpec) -> None:
+        key = (spec.name, spec.version)
+        if self._specs.get(key) is spec:
+            del self._specs[key]
+            self._begun.discard(key)
+
+    def _drop_older(self, spec: ModelSpec) -> None:
+        """Drop what was swapped for ``spec``: the versions of its name that were registered before it."""
+        for older in list(self._specs.values()):
+            if older is spec:
+                return
+            if older.name == spec.name:
+                self._drop(older)
 
     async def _drain(self, timeout_s: float) -> None:
         from freeroam.asgi import drain_budget_s

@@ -430,3 +430,57 @@ asyncio.run(main())
 
     assert ended.returncode == 0, ended.stderr
     assert json.loads(ended.stdout.splitlines()[-1]) == ["1", "9", "ready", "2"]
+
+
+@pytest.mark.parametrize("turns", [0, 1, 5])
+def test_a_program_may_stop_its_server_at_any_moment_of_the_start(tmp_path: Path, turns: int) -> None:
+    # Given a program that stops its server before it is up, and then starts it again with two versions of a model
+    script = tmp_path / "mine.py"
+    script.write_text(
+        f"""
+import asyncio, json, urllib.request
+from freeroam import InferenceServer, ModelConfig
+
+server = InferenceServer(grpc_port=0, log_level="WARNING")
+server.register_model(ModelConfig(name="x", version="1", model_type="fake"))
+server.register_model(ModelConfig(name="x", version="2", model_type="fake"))
+
+def until_it_answers():
+    body = json.dumps({{"model": "x", "prompt": "x"}}).encode()
+    while True:
+        request = urllib.request.Request(f"{{server.address}}/infer", body, {{"Content-Type": "application/json"}})
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                return json.loads(answer.read())
+        except (OSError, ValueError):
+            pass
+
+async def main():
+    serving = asyncio.create_task(server.start(host="127.0.0.1", port=0))
+    for _ in range({turns}):
+        await asyncio.sleep(0)
+    await server.stop()
+    await serving
+    serving = asyncio.create_task(server.start(host="127.0.0.1", port=0))
+    answer = await asyncio.to_thread(until_it_answers)
+    await server.stop()
+    await serving
+    print(answer["version"])
+
+asyncio.run(main())
+"""
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "DATA_DIR": str(tmp_path / "data")}
+    ended = subprocess.run(
+        [sys.executable, str(script)],
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=80,
+        check=False,
+    )
+
+    # Then it ends each time, and the version registered last answers
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.splitlines()[-1] == "2"
