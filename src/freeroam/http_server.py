@@ -13,8 +13,10 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from freeroam.api.bounds import MAX_HEAD_BYTES
+from freeroam.api.problems import ProblemResponse
 from freeroam.resting_server import RestingServer
 from freeroam.vocabulary.errors import ConfigurationError, FreeroamError
 
@@ -114,17 +116,88 @@ class CoalescedTransport(asyncio.Transport):
 
 
 class CoalescingProtocol(HttpToolsProtocol):
-    """The server's HTTP, over connections that join what is written in one turn."""
+    """The server's HTTP, over connections that join what is written in one turn, and with heads that are bounded.
+
+    The library takes a head of any length, and trailers too, before the application hears of them, and waits for the
+    rest of one without end. A request whose head comes in one piece pays a comparison for it.
+
+    Attributes:
+        head_timeout_s: How long a connection may take to complete its first head, and up to twice that for a later
+            one. What is being served, or rests between two requests, is not meant.
+    """
+
+    head_timeout_s = 30.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin with a new connection."""
         self._joined = CoalescedTransport(transport, self.loop)
+        self._counted: object = None
+        self._counted_bytes = 0
+        self._has_body = False
+        self._awaited_after: object = None
+        self._next_look = self.loop.call_later(self.head_timeout_s, self._look)
         super().connection_made(self._joined)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End with the connection."""
+        self._next_look.cancel()
         super().connection_lost(exc)
         self._joined.tell_gone()
+
+    def handle_websocket_upgrade(self) -> None:
+        """Leave the connection to the protocol of sockets, which has limits of its own."""
+        self._next_look.cancel()
+        super().handle_websocket_upgrade()
+
+    def data_received(self, data: bytes) -> None:
+        """Take in what came."""
+        super().data_received(data)
+        cycle = self.cycle
+        if cycle is None or cycle.more_body or "method" not in self.scope:
+            self._count(len(data))
+
+    def on_body(self, body: bytes) -> None:
+        """Take in a piece of a body, which the application bounds."""
+        self._has_body = True
+        super().on_body(body)
+
+    def _count(self, size: int) -> None:
+        """Count what belongs to no body: the head that is not complete, or what follows the last piece of a body."""
+        is_head = self.scope is None or "method" not in self.scope
+        has_body, self._has_body = self._has_body, False
+        place: object = self.scope if is_head else self.cycle
+        if place is not self._counted or (has_body and not is_head):
+            # What came with it may in part belong to the request before.
+            self._counted, self._counted_bytes = place, 0
+        elif is_head or self.cycle is not None:
+            self._counted_bytes += size
+            if self._counted_bytes > MAX_HEAD_BYTES:
+                self._refuse_head()
+
+    def _refuse_head(self) -> None:
+        if self.transport.is_closing():
+            return
+        if self.cycle is None or self.cycle.response_complete:
+            answer = ProblemResponse(431, f"The head is longer than {MAX_HEAD_BYTES} bytes", {"code": "too_large"})
+            fields = b"".join(b"%b: %b\r\n" % field for field in answer.raw_headers)
+            self.transport.write(STATUS_LINE[431] + fields + b"connection: close\r\n\r\n" + bytes(answer.body))
+        self.transport.close()
+
+    def _look(self) -> None:
+        """Close a connection on which no head was completed since the last look, although one should come."""
+        cycle = self.cycle
+        is_served = cycle is not None and not cycle.response_complete
+        if is_served or self.timeout_keep_alive_task is not None:
+            self._awaited_after = _NOTHING
+        elif cycle is self._awaited_after:
+            self.transport.close()
+            return
+        else:
+            self._awaited_after = cycle
+        self._next_look = self.loop.call_later(self.head_timeout_s, self._look)
+
+
+_NOTHING = object()
 
 
 class HttpServer(RestingServer):
@@ -137,10 +210,13 @@ class HttpServer(RestingServer):
     """
 
     def __init__(self, app: ASGIApp, settings: Settings, is_up: Callable[[], None]) -> None:
+        class Protocol(CoalescingProtocol):
+            head_timeout_s = settings.request_timeout
+
         super().__init__(
             uvicorn.Config(
                 app,
-                http=CoalescingProtocol,
+                http=Protocol,
                 log_config=None,
                 access_log=False,
                 proxy_headers=False,

@@ -98,7 +98,7 @@ class Settings(BaseSettings):
     max_images: int = Field(16, ge=1, le=256, description="Pictures that one question of a client may bring.")
     max_pixels: int = Field(50_000_000, ge=256, description="Greatest picture, width times height.")
     max_picture_bytes: int = Field(2**30, ge=2**20, description="Decoded pictures of all open questions of clients.")
-    request_timeout: Seconds = Field(30, description="Seconds until an answer must have begun.")
+    request_timeout: Seconds = Field(30, description="Seconds a head may take to come, and an answer to begin.")
     stream_idle_timeout: Seconds = Field(60, description="Seconds a reader may drain nothing; a quiet stream is fine.")
     drain_timeout: Seconds = Field(30, description="Seconds a graceful stop may take.")
     rate_limit_per_minute: int = Field(1000, ge=0, description="Requests a minute and client; 0 is without limit.")

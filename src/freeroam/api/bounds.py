@@ -48,7 +48,7 @@ class ConnectionLimit:
 
 
 MAX_HEAD_BYTES = 64 * 1024
-"""All header names and values of a request together."""
+"""Path, query, and all header names and values of a request together."""
 
 
 WISH_BYTES = 1024 * 1024
@@ -64,8 +64,8 @@ class BodyLimit:
     """Pure ASGI middleware: bodies over ``max_body_bytes`` are refused, by their length or while they are read.
 
     Bodies of doors that take no pictures are bounded as wishes are (``WISH_BYTES``), because reading megabytes of small
-    values holds the event loop for seconds. Heads over ``MAX_HEAD_BYTES``, which the server itself takes at any length,
-    are refused too.
+    values holds the event loop for seconds. Heads over ``MAX_HEAD_BYTES`` are refused too, however the server that took
+    them bounds them.
 
     Args:
         app: The rest.
@@ -83,9 +83,11 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        if sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEAD_BYTES:
-            message = f"The headers are longer than {MAX_HEAD_BYTES} bytes"
-            await ProblemResponse(431, message, headers=[(b"connection", b"close")])(scope, receive, send)
+        line_bytes = len(scope.get("raw_path") or b"") + len(scope.get("query_string", b""))
+        if line_bytes + sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEAD_BYTES:
+            message = f"Request line and headers are longer than {MAX_HEAD_BYTES} bytes"
+            answer = ProblemResponse(431, message, {"code": "too_large"}, [(b"connection", b"close")])
+            await answer(scope, receive, send)
             return
         limit = self._max_body_bytes if _CARRIES_PICTURES.fullmatch(path_of(scope)) else self._max_wish_bytes
         length = read_headers(scope).get("content-length", "")

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from freeroam.api.bounds import WISH_BYTES
+from freeroam.api.bounds import MAX_HEAD_BYTES, WISH_BYTES
 from freeroam.api.direct_route import MAX_MARKS, MAX_MISTAKES, PLAIN_BYTES, refuse_intricate
 from freeroam.vocabulary.errors import TooLarge
 from tests.unit.api.conftest import TalkingEngine
@@ -41,6 +41,22 @@ async def test_a_body_that_is_too_long_is_a_413_at_every_door(
     assert "MAX_BODY_BYTES" in answer.text
     assert answer.headers["connection"] == "close"
     assert engine.asked == []
+
+
+@pytest.mark.parametrize(
+    ("address", "headers"),
+    [
+        ("/health?" + "a" * 60_000, {"x": "a" * 6000}),
+        ("/" + "a" * 60_000, {"x": "a" * 6000}),
+        ("/health", {"x": "a" * MAX_HEAD_BYTES}),
+    ],
+)
+async def test_a_head_that_is_too_long_is_a_431(connect: Connect, address: str, headers: dict[str, str]) -> None:
+    # Given a request whose address or headers are longer than any need be, then it is refused
+    async with connect() as client:
+        answer = await client.get(address, headers=headers)
+    assert answer.status_code == 431
+    assert answer.headers["connection"] == "close"
 
 
 @pytest.mark.parametrize("path", WISHES)
