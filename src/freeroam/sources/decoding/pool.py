@@ -162,6 +162,8 @@ class DecoderPool:
         silent: set[DecoderSlot] = set()
         while not self._is_stopping and self._slots:
             slots = await self._apart(owner) if self._suspects.has(owner) else self._slots
+            if self._is_stopping:
+                break
             alive = [slot for slot in slots if slot.is_alive and (slot not in silent or slot.is_heard)]
             if not alive:
                 silent.clear()
@@ -186,14 +188,27 @@ class DecoderPool:
         log.warning("decoder_apart", processes=len(self._ward))
         try:
             await slot.start()
-        except OSError as error:
+        except BaseException as error:
+            await self._dismiss(slot)
+            if not isinstance(error, OSError):
+                raise
             # Better among others than not at all.
-            self._ward.remove(slot)
             log.warning("decoder_not_started", decoder="apart", error=str(error))
+            return self._slots
+        if slot not in self._ward:
+            # All were stopped while it started.
+            await slot.stop()
             return self._slots
         if self._keeper is None:
             self._keeper = asyncio.create_task(self._keep_ward(), name="decoders apart")
         return [slot]
+
+    async def _dismiss(self, slot: DecoderSlot) -> None:
+        """Forget a process that did not start; whoever waits for it looks for another."""
+        if slot in self._ward:
+            self._ward.remove(slot)
+        await self._end(slot)
+        self._ready.set()
 
     async def _tidy(self) -> None:
         """Give back what the bytes of closed feeds took of this process's heap; it lies between what is still used."""

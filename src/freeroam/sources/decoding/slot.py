@@ -148,6 +148,10 @@ class DecoderSlot:
             self._life.cancel()
             await asyncio.gather(self._life, return_exceptions=True)
             self._life = None
+        if (child := self._child) is not None:
+            # A task that is cancelled before its first step cleans nothing up.
+            self._bury(child, STOPPED)
+            await child.aclose()
         if self.ring is not None:
             self.ring.close()
             self.ring = None
