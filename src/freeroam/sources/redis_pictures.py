@@ -54,7 +54,7 @@ class RedisPictures:
             return None
         task = asyncio.create_task(self._feed.decode(entry.picture, entry.raw))
         self._asked.add(task)
-        task.add_done_callback(self._asked.discard)
+        task.add_done_callback(self._note_done)
         return task
 
     async def answer(self, entry: Entry, asked: asyncio.Task[DecodedFrame]) -> DecodedFrame:
@@ -78,8 +78,17 @@ class RedisPictures:
                 _refuse_bad(error)
         raise BadEntry("decoder_lost", f"{DECODER_TRIES} decoders died of it")
 
+    def _note_done(self, task: asyncio.Task[DecodedFrame]) -> None:
+        self._asked.discard(task)
+        if not task.cancelled():
+            # Of pictures that nobody waits for any more, nobody else looks at what became of them.
+            task.exception()
+
     async def _reopen(self) -> None:
+        """Take another decoder, unless that was done for a picture which was lost together with this one."""
         if self._feed is not None:
+            if not self._feed.is_lost:
+                return
             await self._feed.aclose()
         self._feed = await self._pool.open_pictures(self._wish, self._owner).__aenter__()
 

@@ -98,6 +98,11 @@ class PictureFeed:
         finally:
             self._asked.pop(name, None)
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether it decodes nothing any more: its process is gone, or it was closed."""
+        return self._failure is not None
+
     async def aclose(self) -> None:
         """Give the decoder back; pictures still asked for fail."""
         slot, self._slot = self._slot, None
