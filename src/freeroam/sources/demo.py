@@ -69,8 +69,8 @@ class DemoSource:
         while True:
             self.facts.plans_ahead = True
             shape = FeedShape(self._wish, "mpegts", next_due_s=due_s, starts_at_s=self._start_s)
-            async with self._pool.open_feed(shape) as feed:
-                self._feed = feed
+            feed = self._feed = self._pool.open_feed(shape)
+            async with feed:
                 writing = asyncio.create_task(_write_all(feed, clip), name="demo-clip")
                 try:
                     async for decoded in feed.decoded():

@@ -88,8 +88,8 @@ class FileSource:
                 starts_at_s=0.0,
                 owner=self._request.stream_ref,
             )
-            async with self._pool.open_feed(shape, reader) as feed:
-                self._feed = feed
+            feed = self._feed = self._pool.open_feed(shape, reader)
+            async with feed:
                 async for decoded in feed.decoded():
                     feed.facts.show_in(self.facts)
                     yield decoded.named(

@@ -308,8 +308,9 @@ class HlsSource:
         feed = self._decoders.open_feed(shape)
         run = FeedRun(feed, queue, self.facts, after=before, container=data.container, init=data.init)
         self.facts.plans_ahead = self.facts.is_live
-        await run.open()
+        # A change of rate while a decoder is being taken must reach it.
         self._run = run
+        await run.open()
         self._run_began_s = planned.time_s
         self._must_break = False
         if data.init is not None:

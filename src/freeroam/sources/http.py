@@ -210,8 +210,9 @@ class HttpSource:
             owner=self._request.stream_ref,
         )
         self.facts.plans_ahead = self.facts.is_live
-        async with FeedRun(self._decoders.open_feed(shape), queue, self.facts) as run:
-            self._tell_wish = run.change_wish
+        run = FeedRun(self._decoders.open_feed(shape), queue, self.facts)
+        self._tell_wish = run.change_wish
+        async with run:
             broke: SourceError | None = None
             try:
                 takes_more = await run.write(head)
@@ -246,8 +247,9 @@ class HttpSource:
                 owner=self._request.stream_ref,
             )
             try:
-                async with FeedRun(self._decoders.open_feed(shape, reader), queue, self.facts) as run:
-                    self._tell_wish = run.change_wish
+                run = FeedRun(self._decoders.open_feed(shape, reader), queue, self.facts)
+                self._tell_wish = run.change_wish
+                async with run:
                     failure = await run.wait()
                     if failure is not None:
                         raise failure

@@ -126,8 +126,8 @@ class RtspSource:
         while True:
             began_at_s = gave_at_s = clock.monotonic_s()
             try:
-                async with self._parts.pool.open_feed(self._shape(began_s + relay.elapsed_s, due_s)) as feed:
-                    self._feed = feed
+                feed = self._feed = self._parts.pool.open_feed(self._shape(began_s + relay.elapsed_s, due_s))
+                async with feed:
                     relay.turn_to(feed)
                     async for frame in self._decoded(feed):
                         gave_at_s = clock.monotonic_s()

@@ -49,6 +49,7 @@ class Feed:
         self.reached_s: float | None = None
         self.number = number
         self._shape = shape
+        self._wished: FrameWish | None = None
         self._reader = reader
         self._config = config
         self._take_slot = take_slot
@@ -91,6 +92,8 @@ class Feed:
                 "credit": [self._places.lend() for _ in range(self._ahead)],
             }
         )
+        if self._wished is not None:
+            self.change_wish(self._wished)
         return self
 
     async def __aexit__(
@@ -159,7 +162,11 @@ class Feed:
         return self._is_over
 
     def change_wish(self, wish: FrameWish) -> None:
-        """Ask for another rate from the next group of pictures on; the box stays."""
+        """Ask for another rate from the next group of pictures on; the box stays.
+
+        While a decoder is still being taken, it is told as soon as it is there.
+        """
+        self._wished = wish
         if self._slot is not None and not self._is_over:
             self._slot.send({"op": "wish", "feed": self.number, "fps": wish.fps})
             while self._ahead < self._config.ahead_of(wish.fps):
