@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -12,7 +12,6 @@ import pytest
 
 from freeroam.security.dialing import Dialer
 from freeroam.security.url_policy import UrlPolicy
-from freeroam.sources.decoding.pool import DecoderPool
 from freeroam.sources.demo import DemoSource
 from freeroam.sources.file import FileSource
 from freeroam.sources.rtsp import RtspSources
@@ -21,24 +20,11 @@ from freeroam.vocabulary.frame import FrameWish
 from tests.clips import file_clip, hls_clip
 from tests.origins import LiveHls, Origin, Reply, running
 from tests.servers_rtsp import RtspServer
+from tests.taking import Taking
 from tests.workshop import Workshop, take, workshop
 
 SLOW = FrameWish(0.5, 80, 45)
 FAST = FrameWish(5.0, 80, 45)
-
-
-class Taking:
-    """Holds whoever takes a decoder until the test lets go."""
-
-    def __init__(self, pool: DecoderPool) -> None:
-        self.begun, self.may_go_on = asyncio.Event(), asyncio.Event()
-        self._take: Callable = pool._take_slot
-        pool._take_slot = self  # type: ignore[method-assign,assignment]
-
-    async def __call__(self, owner: str) -> object:
-        self.begun.set()
-        await self.may_go_on.wait()
-        return await self._take(owner)
 
 
 @asynccontextmanager
@@ -93,7 +79,7 @@ async def test_a_rate_that_is_changed_while_a_decoder_is_taken_is_what_it_decode
         await taking.begun.wait()
 
         source.change_wish(FAST)
-        taking.may_go_on.set()
+        taking.let_go()
         async with asyncio.timeout(60):
             times = [frame.sample_time_s for frame in await frames]
 

@@ -110,6 +110,7 @@ class RtspSource:
         finally:
             pump.cancel()
             await asyncio.gather(pump, return_exceptions=True)
+            await relay.aclose()
             await session.aclose()
         if not pump.cancelled() and (cause := pump.exception()) is not None:
             raise cause

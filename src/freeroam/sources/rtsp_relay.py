@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import aclosing
+import asyncio
+from contextlib import aclosing, suppress
 
 from freeroam.clock import Clock
 from freeroam.sources.decoding.feed import Feed
@@ -17,8 +18,9 @@ KEPT_BYTES = 4 * 1024 * 1024
 class RtspRelay:
     """Carries packets to the feed that is open now.
 
-    It keeps those since the last keyframe, so that a new decoder need not wait for the next one, nor the camera be
-    asked anew.
+    Nothing is read before there is one, so that the video's first keyframe waits in the connection for a decoder. Then
+    the packets since the last keyframe are kept, so that a new decoder need not wait for the next one, nor the camera
+    be asked anew.
 
     Args:
         session: That plays.
@@ -40,7 +42,9 @@ class RtspRelay:
         self._group_began_s: float | None = None
         self._first_group_s: float | None = None
         self._feed: Feed | None = None
-        self._begun: Feed | None = None
+        self._unsent: list[bytes] = []
+        self._has_feed = asyncio.Event()
+        self._endings: set[asyncio.Task[None]] = set()
         self.is_over = False
 
     @property
@@ -52,8 +56,16 @@ class RtspRelay:
         return began_s - self._first_group_s
 
     def turn_to(self, feed: Feed) -> None:
-        """Let packets go to ``feed`` from now on, those of the present group of pictures first."""
+        """Let packets go to ``feed`` from now on, those of the present group of pictures first.
+
+        Of a session that has ended it gets those, and ends.
+        """
         self._feed = feed
+        # Without a kept group the decoder looks for a keyframe itself.
+        self._unsent = [self._description, *self._group]
+        self._has_feed.set()
+        if self.is_over:
+            self._end(feed)
 
     async def run(self) -> bool:
         """Carry packets until the session ends, which is when it returns True.
@@ -61,6 +73,7 @@ class RtspRelay:
         Raises:
             SourceError: Why the connection broke.
         """
+        await self._has_feed.wait()
         try:
             async with aclosing(self._session.records()) as records:
                 async for data in records:
@@ -70,7 +83,13 @@ class RtspRelay:
         finally:
             self.is_over = True
             if self._feed is not None:
-                self._feed.end()
+                self._end(self._feed)
+
+    async def aclose(self) -> None:
+        """Give up what the last feed has not taken yet."""
+        for task in self._endings:
+            task.cancel()
+        await asyncio.gather(*self._endings, return_exceptions=True)
 
     def _keep(self, data: bytes) -> None:
         start = self._finder.last_start(data)
@@ -90,16 +109,25 @@ class RtspRelay:
         feed = self._feed
         if feed is None:
             return
-        if feed is not self._begun:
-            # Without a kept group the decoder looks for a keyframe itself.
-            is_first, self._begun = self._begun is None, feed
-            before = [] if is_first else self._group[:-1]
-            data = b"".join([self._description, *before, data if is_first or not self._group else self._group[-1]])
+        unsent, self._unsent = self._unsent, []
         try:
-            await feed.write(data)
+            await feed.write(b"".join([*unsent, data]))
         except SourceError as error:
             if error.source_code is not SourceErrorCode.DECODER:
                 raise
             # Whoever takes its frames hears of it too, and turns to another.
             if self._feed is feed:
                 self._feed = None
+
+    def _end(self, feed: Feed) -> None:
+        unsent, self._unsent = self._unsent, []
+        task = asyncio.create_task(_write_last(feed, b"".join(unsent)), name="end rtsp")
+        self._endings.add(task)
+        task.add_done_callback(self._endings.discard)
+
+
+async def _write_last(feed: Feed, data: bytes) -> None:
+    # Whoever takes its frames hears of it too.
+    with suppress(SourceError):
+        await feed.write(data)
+    feed.end()
