@@ -25,13 +25,14 @@ from tests.taking import Taking
 from tests.waiting import until
 
 CLOCK = SystemClock()
+TICKS = 90_000 // FPS
 ONE_GROUP = {"g": "60", "sc_threshold": "0"}
 OPTIONS = {
     "libx264": {"tune": "zerolatency", **ONE_GROUP},
     "libx265": {"x265-params": "log-level=none:keyint=60:scenecut=0:bframes=0"},
     "libvpx": {"deadline": "realtime", "auto-alt-ref": "0", **ONE_GROUP},
     "mjpeg": {"huffman": "default"},
-    "mpeg4": ONE_GROUP,
+    "mpeg4": {"g": "60", "sc_threshold": "1000000000"},
 }
 
 
@@ -47,13 +48,21 @@ class Camera(ScriptedRtsp):
     """Sends its packets with the answer to PLAY.
 
     Args:
-        encoder: Of its pictures, of which only the first is a keyframe.
+        encoder: Of its pictures, of which only the first is a keyframe unless ``options`` say otherwise.
         closes: Whether it hangs up behind them.
+        first: How many pictures come at once; the others come when the test says.
     """
 
-    def __init__(self, encoder: str, *, closes: bool) -> None:
-        self._description, packets, _ = rtp_of(encoder, **OPTIONS[encoder])
-        self._video = b"".join(b"$\0" + len(packet).to_bytes(2, "big") + packet for packet in packets)
+    def __init__(self, encoder: str, *, closes: bool = False, first: int = COUNT, **options: str) -> None:
+        self._description, packets, _ = rtp_of(encoder, **{**OPTIONS[encoder], **options})
+        self._pictures: list[list[bytes]] = [[]]
+        for packet in packets:
+            self._pictures[-1].append(packet)
+            if packet[1] & 0x80:
+                self._pictures.append([])
+        # Its stamps wrap around within the pictures that come first.
+        self._base = (2**32 - TICKS * first // 2) - int.from_bytes(packets[0][4:8], "big")
+        self._first = first
         self._closes = closes
         super().__init__(self._reply)
 
@@ -64,8 +73,21 @@ class Camera(ScriptedRtsp):
         if method == "PLAY":
             if self._closes:
                 asyncio.get_running_loop().call_soon(self.hang_up)
-            return camera(method, headers) + self._video
+            return camera(method, headers) + self._video(self._pictures[: self._first], 0)
         return camera(method, headers)
+
+    def go_on(self, after_s: int) -> None:
+        """Send the other pictures, stamped as if so many seconds had passed in between."""
+        for writer in self._writers:
+            writer.write(self._video(self._pictures[self._first :], after_s * 90_000))
+
+    def _video(self, pictures: list[list[bytes]], later: int) -> bytes:
+        video = b""
+        for packet in itertools.chain.from_iterable(pictures):
+            stamp = (int.from_bytes(packet[4:8], "big") + self._base + later) % 2**32
+            stamped = packet[:4] + stamp.to_bytes(4, "big") + packet[8:]
+            video += b"$\0" + len(stamped).to_bytes(2, "big") + stamped
+        return video
 
     def hang_up(self) -> None:
         for writer in self._writers:
@@ -116,7 +138,7 @@ async def test_a_video_that_comes_before_a_decoder_is_taken_begins_with_its_firs
 async def test_a_session_that_ends_while_its_decoder_is_replaced_gives_its_last_pictures_and_ends(pool) -> None:
     taking = Taking(pool)
     taking.let_go()
-    async with Camera("libx264", closes=False) as server, asyncio.timeout(60):
+    async with Camera("libx264") as server, asyncio.timeout(60):
         source = opened(pool, server.url(), FPS)
         frames = []
         async with contextlib.aclosing(source.frames()) as stream:
@@ -143,3 +165,39 @@ async def test_a_session_that_ends_while_its_decoder_is_replaced_gives_its_last_
     assert source.facts.skipped == {"decoders_lost": 1}
     steps = [after.sample_time_s - before.sample_time_s for before, after in itertools.pairwise(frames)]
     assert steps == pytest.approx([1.0 / FPS] * (COUNT - 1), abs=0.001)
+
+
+@pytest.mark.parametrize("break_s", [0, 500])
+@pytest.mark.parametrize(
+    ("encoder", "options", "begins_with"),
+    [
+        pytest.param("libx264", {"g": "10"}, 15, id="h264"),
+        pytest.param("libx265", {"x265-params": "log-level=none:keyint=10:scenecut=0:bframes=0"}, 15, id="h265"),
+        pytest.param("mjpeg", {}, 15, id="mjpeg"),
+        pytest.param("libvpx", {"g": "10"}, 20, id="vp8"),
+        pytest.param("mpeg4", {"g": "10"}, 20, id="mpeg4"),
+    ],
+)
+async def test_time_goes_on_with_the_cameras_clock_when_a_decoder_is_replaced(
+    pool, encoder, options, begins_with, break_s
+) -> None:
+    # Given a camera whose first pictures are given, and whose decoder is then lost
+    async with Camera(encoder, first=15, **options) as server, asyncio.timeout(60):
+        source = opened(pool, server.url(), FPS)
+        async with contextlib.aclosing(source.frames()) as stream:
+            frames = [await anext(stream) for _ in range(15)]
+            os.kill(pool.pids[0], signal.SIGKILL)
+            following = asyncio.ensure_future(anext(stream))
+            await until(lambda: pool.replaced and pool.open_feeds == 1)
+
+            # When more pictures come, by the camera's clock so much later
+            server.go_on(break_s)
+            frames.append(await following)
+            while len(frames) < 15 + COUNT - begins_with - 1:
+                frames.append(await anext(stream))
+
+    # Then each has the camera's time, from the first that can be decoded on
+    numbers = [*range(15), *range(begins_with, COUNT - 1)]
+    passed = [frame.stream_time_s - frames[0].stream_time_s for frame in frames]
+    assert passed == pytest.approx([number / FPS + (break_s if number >= 15 else 0) for number in numbers], abs=0.001)
+    assert source.facts.skipped == {"decoders_lost": 1}

@@ -78,7 +78,7 @@ class RtspSource:
         self._target = target
         self._parts = parts
         self._feed: Feed | None = None
-        self._last_time_s = 0.0
+        self._last_pts_s = self._last_time_s = 0.0
 
     def change_wish(self, wish: FrameWish) -> None:
         """Ask for another rate from the next group of pictures on."""
@@ -157,6 +157,7 @@ class RtspSource:
             # The group of pictures that a decoder was lost in comes to the next one from its beginning.
             skip_until_s=self._last_time_s if self._last_time_s and due_s is not None else None,
             starts_at_s=starts_at_s,
+            follows=(self._last_pts_s, self._last_time_s) if self._last_time_s else None,
             owner=self._request.stream_ref,
         )
 
@@ -166,7 +167,7 @@ class RtspSource:
             feed.facts.show_bad(facts)
             facts.codec, facts.fps, facts.decode = feed.facts.codec, feed.facts.fps, feed.facts.decode
             facts.width_px, facts.height_px = decoded.source_width_px, decoded.source_height_px
-            self._last_time_s = decoded.time_s
+            self._last_pts_s, self._last_time_s = decoded.pts_s, decoded.time_s
             yield decoded.named(
                 milliseconds_id(decoded.time_s),
                 captured_epoch_s=clock.epoch_s(),

@@ -40,7 +40,7 @@ class RtspRelay:
         self._group: list[bytes] = []
         self._group_bytes = 0
         self._group_began_s: float | None = None
-        self._first_group_s: float | None = None
+        self._opened_s = clock.monotonic_s()
         self._feed: Feed | None = None
         self._unsent: list[bytes] = []
         self._has_feed = asyncio.Event()
@@ -49,11 +49,9 @@ class RtspRelay:
 
     @property
     def elapsed_s(self) -> float:
-        """Seconds from the first keyframe to the one that a new feed begins with, as near as can be told now."""
-        if self._first_group_s is None:
-            return 0.0
+        """Seconds from the session's beginning to the keyframe that a new feed begins with, as near as is known now."""
         began_s = self._clock.monotonic_s() if self._group_began_s is None else self._group_began_s
-        return began_s - self._first_group_s
+        return began_s - self._opened_s
 
     def turn_to(self, feed: Feed) -> None:
         """Let packets go to ``feed`` from now on, those of the present group of pictures first.
@@ -94,9 +92,7 @@ class RtspRelay:
     def _keep(self, data: bytes) -> None:
         start = self._finder.last_start(data)
         if start is not None:
-            now_s = self._clock.monotonic_s()
-            self._group, self._group_bytes, self._group_began_s = [], 0, now_s
-            self._first_group_s = now_s if self._first_group_s is None else self._first_group_s
+            self._group, self._group_bytes, self._group_began_s = [], 0, self._clock.monotonic_s()
             data = data[start:]
         if self._group_began_s is None:
             return

@@ -88,6 +88,7 @@ class Feed:
                 "next_due_s": shape.next_due_s,
                 "skip_until_s": shape.skip_until_s,
                 "starts_at_s": shape.starts_at_s,
+                "follows": shape.follows,
                 "size_bytes": None if self._reader is None else self._reader.size_bytes,
                 "credit": [self._places.lend() for _ in range(self._ahead)],
             }

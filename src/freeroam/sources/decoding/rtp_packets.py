@@ -16,6 +16,7 @@ from freeroam.sources.decoding.rtp_whole import Mpeg4Unpacker, Vp8Unpacker, Vp9U
 from freeroam.vocabulary.errors import SourceError, SourceErrorCode
 
 HEADER_BYTES = 12
+STAMPS = 2**32
 CLOCK_HZ = 90_000
 MOST_PICTURE_BYTES = 64 * 1024 * 1024
 """No picture is larger; a sender that never ends one must not fill the memory."""
@@ -39,7 +40,7 @@ class CodedPicture:
 
     Attributes:
         data: Its bytes.
-        time: When it is shown, in ticks of the sender's clock since the first picture.
+        time: When it is shown, in ticks of the sender's clock: its stamp, counted on where stamps wrap around.
         is_key: Whether decoding can begin with it.
     """
 
@@ -99,9 +100,11 @@ class PictureAssembler:
             self._unpacker.lose()
             self._is_broken = True
         done = self._finish() if self._stamp is not None and stamp != self._stamp else []
-        if self._stamp is not None:
+        if self._stamp is None:
+            self._time = stamp
+        else:
             # Stamps wrap around, and go back where pictures are not shown in the order in which they are coded.
-            self._time += (stamp - self._stamp + 0x8000_0000) % 0x1_0000_0000 - 0x8000_0000
+            self._time += ticks_between(self._stamp, stamp)
         self._stamp = stamp
         if self._unpacker.size + len(payload) > MOST_PICTURE_BYTES:
             self._unpacker.finish()
@@ -116,6 +119,11 @@ class PictureAssembler:
         is_broken, self._is_broken = self._is_broken, False
         self.broken += is_broken
         return [CodedPicture(data, self._time, is_key)] if data else []
+
+
+def ticks_between(earlier: int, later: int) -> int:
+    """Return how many ticks ``later`` is after ``earlier``, of which either may have been counted on or wrapped."""
+    return (later - earlier + STAMPS // 2) % STAMPS - STAMPS // 2
 
 
 def _payload_of(packet: bytes) -> bytes:

@@ -70,6 +70,8 @@ class FeedShape:
         skip_until_s: Frames at or before this time are not given; a feed that can seek starts at the keyframe before.
         starts_at_s: The time that the run's first keyframe shall have (of a feed that can seek: the container's start);
             None takes the container's timestamps as they are.
+        follows: ``pts_s`` and ``time_s`` of the last frame of the run before, where this one is of the same session
+            (``rtp`` only): time goes on from there as the sender's clock does, whatever ``starts_at_s`` says.
         owner: Names the video over all its runs, so that one which ends its decoders is known again; never shown.
     """
 
@@ -79,6 +81,7 @@ class FeedShape:
     next_due_s: float | None = None
     skip_until_s: float | None = None
     starts_at_s: float | None = None
+    follows: tuple[float, float] | None = None
     owner: str = ""
 
 
@@ -145,7 +148,7 @@ class DecodedFrame:
         width_px: Width of ``pixels``.
         height_px: Height of ``pixels``.
         pts_s: The container's own time; it grows within a run. 0 for single pictures.
-        time_s: ``pts_s`` moved by ``FeedShape.starts_at_s``; equal to it if that is None.
+        time_s: ``pts_s`` moved as ``FeedShape.starts_at_s`` and ``follows`` say; equal to it if both are None.
         due_s: The sample's due time that this frame answers, on the clock of ``time_s``.
         source_width_px: Width before scaling.
         source_height_px: Height before scaling.

@@ -178,7 +178,7 @@ class FeedThread:
                 break
             self._packets += 1
             self._apply_wish()
-            unit = self._shifted(units.next(packet))
+            unit = self._shifted(units.next(packet), stream)
             self._reached_s = unit.time_s
             for step in self._selector.push(unit, packet, self._cadence):
                 self._take_step(step, stream)
@@ -211,11 +211,15 @@ class FeedThread:
             raise Closed
         return packet
 
-    def _shifted(self, unit: Unit) -> Unit:
+    def _shifted(self, unit: Unit, stream: Video) -> Unit:
         """Return the unit on the clock that was asked for, which the run's first keyframe sets."""
         if not self._is_shifted and unit.is_key:
             self._is_shifted = True
-            self._shift_s = self._asked["starts_at_s"] - unit.time_s
+            starts_at_s, follows = self._asked["starts_at_s"], self._asked["follows"]
+            if follows is not None and isinstance(stream, RtpVideo):
+                pts_s, time_s = follows
+                starts_at_s = time_s + stream.passed_s(pts_s, unit.time_s)
+            self._shift_s = starts_at_s - unit.time_s
         return replace(unit, time_s=unit.time_s + self._shift_s) if self._shift_s else unit
 
     def _take_step(self, step: Packet | None, stream: Video) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias, cast
 import av
 from av.video.codeccontext import VideoCodecContext
 
-from freeroam.sources.decoding.rtp_packets import PictureAssembler
+from freeroam.sources.decoding.rtp_packets import PictureAssembler, ticks_between
 from freeroam.sources.decoding.worker_input import PacketInput
 from freeroam.vocabulary.errors import SourceError, SourceErrorCode
 
@@ -63,6 +63,11 @@ class RtpVideo:
     def broken(self) -> int:
         """Pictures of which a part did not come."""
         return self._assembler.broken
+
+    def passed_s(self, earlier_s: float, later_s: float) -> float:
+        """Return the seconds between two times of the session's packets, also where stamps wrapped around between."""
+        earlier, later = (round(time_s / self.time_base) for time_s in (earlier_s, later_s))
+        return float(ticks_between(earlier, later) * self.time_base)
 
     def packets(self) -> Iterator[Packet]:
         """Give one packet a picture, in the order of decoding, until the session ends.
