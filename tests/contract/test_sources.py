@@ -307,6 +307,23 @@ async def test_cancelling_at_any_turn_of_the_loop_releases_everything(bench, par
     await until(lambda: not _own_tasks(), limit_s=CLOSE_LIMIT_S)
 
 
+@on(*ALL)
+async def test_being_cancelled_again_while_it_closes_it_releases_everything_still(bench, parts):
+    for turns in range(12):
+        source = bench.factory(wanted(bench.ref))
+        task = asyncio.create_task(take(source, None))
+        await until(lambda: parts.pool.open_feeds > 0 or source.facts.kind == "snapshot" or task.done())  # noqa: B023
+        task.cancel()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait({task}, timeout=CLOSE_LIMIT_S)
+
+        assert task.done(), f"cancelled again after {turns} turns"
+        assert parts.pool.open_feeds == 0, f"cancelled again after {turns} turns"
+    await until(lambda: not _own_tasks(), limit_s=CLOSE_LIMIT_S)
+
+
 @on(*NETWORKED)
 async def test_cancelling_in_the_middle_of_a_connect_releases_everything(bench, parts):
     async with _silent_server() as (port, callers):

@@ -106,10 +106,12 @@ class FeedRun:
 
     async def aclose(self) -> None:
         """End the decoder's work at once."""
-        if self._pump is not None:
-            self._pump.cancel()
-            await asyncio.gather(self._pump, return_exceptions=True)
-        await self._feed.aclose()
+        try:
+            if self._pump is not None:
+                self._pump.cancel()
+                await asyncio.gather(self._pump, return_exceptions=True)
+        finally:
+            await self._feed.aclose()
 
     @property
     def reached_s(self) -> float | None:

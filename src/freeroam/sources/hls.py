@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import AsyncGenerator, Collection
-from contextlib import aclosing, suppress
+from contextlib import AsyncExitStack, aclosing, suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -175,9 +175,10 @@ class HlsSource:
                 await self._drain()
             raise
         finally:
-            for run in (self._ending_run, self._run):
-                if run is not None:
-                    await run.aclose()
+            async with AsyncExitStack() as stack:
+                for run in (self._run, self._ending_run):
+                    if run is not None:
+                        stack.push_async_callback(run.aclose)
 
     async def _follow(self, schedule: Schedule, queue: FrameQueue) -> None:
         """Play every segment, those that a failed run swallowed once more, until the video ends."""

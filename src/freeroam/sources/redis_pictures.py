@@ -44,9 +44,11 @@ class RedisPictures:
         """Give the decoder back; pictures still asked for are dropped."""
         for task in self._asked:
             task.cancel()
-        await asyncio.gather(*self._asked, return_exceptions=True)
-        if self._feed is not None:
-            await self._feed.aclose()
+        try:
+            await asyncio.gather(*self._asked, return_exceptions=True)
+        finally:
+            if self._feed is not None:
+                await self._feed.aclose()
 
     def ask(self, entry: Entry | None) -> asyncio.Task[DecodedFrame] | None:
         """Begin to decode the entry's picture."""

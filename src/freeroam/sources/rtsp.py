@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 
 from freeroam.clock import Clock
 from freeroam.observability.logs import get_logger
@@ -109,9 +109,10 @@ class RtspSource:
                     yield frame
         finally:
             pump.cancel()
-            await asyncio.gather(pump, return_exceptions=True)
-            await relay.aclose()
-            await session.aclose()
+            async with AsyncExitStack() as stack:
+                stack.push_async_callback(session.aclose)
+                stack.push_async_callback(relay.aclose)
+                await asyncio.gather(pump, return_exceptions=True)
         if not pump.cancelled() and (cause := pump.exception()) is not None:
             raise cause
         duration_s = session.description.duration_s if session.description else None

@@ -160,12 +160,14 @@ class RtspSession:
 
     async def aclose(self) -> None:
         """Say farewell if there is a session, and drop the connection."""
-        if self._state.session_id and self.description is not None and not self._writer.is_closing():
-            with contextlib.suppress(OSError, TimeoutError):
-                self._send("TEARDOWN", self.description.play_uri, {})
-                async with asyncio.timeout(FAREWELL_S):
-                    await self._writer.drain()
-        self._writer.transport.abort()
+        try:
+            if self._state.session_id and self.description is not None and not self._writer.is_closing():
+                with contextlib.suppress(OSError, TimeoutError):
+                    self._send("TEARDOWN", self.description.play_uri, {})
+                    async with asyncio.timeout(FAREWELL_S):
+                        await self._writer.drain()
+        finally:
+            self._writer.transport.abort()
 
     async def _ask(
         self, method: str, uri: str, headers: dict[str, str] | None = None, *, must_succeed: bool = True
