@@ -6,6 +6,7 @@ import json
 import os
 import re
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
@@ -156,6 +157,8 @@ def load_with_wrk(server: Server, connections: int, seconds: int) -> dict[str, f
         ``rate`` (requests/s), ``p50_ms``, ``p99_ms``, ``bad`` (answers that were no 200 or never came), ``client_cpu``
         (cores that wrk used).
     """
+    if shutil.which("wrk") is None:
+        raise SystemExit("this needs wrk, which the system's packages have: apt-get install wrk, brew install wrk")
     body = json.dumps({"prompt": "what is there to see", "model": ""}).replace('"', '\\"')
     script = (
         'wrk.method = "POST"\n'
