@@ -57,6 +57,19 @@ PATIENT = {"name": "patient", "model_type": "fake", "options": {"tokens": 100_00
 """A model whose answers outlast every test, however slow the machine is."""
 
 
+def run_program(script: Path) -> subprocess.CompletedProcess[str]:
+    """Run a program of one's own to its end, with the data beside it."""
+    return subprocess.run(
+        [sys.executable, str(script)],
+        env={**os.environ, "PYTHONPATH": str(ROOT / "src"), "DATA_DIR": str(script.parent / "data")},
+        cwd=script.parent,
+        capture_output=True,
+        text=True,
+        timeout=80,
+        check=False,
+    )
+
+
 def models_file(folder: Path, **options: Any) -> str:
     """Write a file with a model ``gpt2`` that speaks as told, a ``flood`` of words and ``patient``; return its path."""
     path = folder / "models.json"
@@ -363,16 +376,7 @@ def test_a_second_server_of_one_program_is_refused_clearly(tmp_path: Path) -> No
     )
 
     # When a program would serve on it, then it ends at once and says what is wrong
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "DATA_DIR": str(tmp_path / "data")}
-    ended = subprocess.run(
-        [sys.executable, str(script)],
-        env=environment,
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    ended = run_program(script)
     taken.close()
     assert ended.returncode != 0
     assert f"port {port} on 127.0.0.1 is taken" in ended.stderr
@@ -417,16 +421,7 @@ async def main():
 asyncio.run(main())
 """
     )
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "DATA_DIR": str(tmp_path / "data")}
-    ended = subprocess.run(
-        [sys.executable, str(script)],
-        env=environment,
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=80,
-        check=False,
-    )
+    ended = run_program(script)
 
     assert ended.returncode == 0, ended.stderr
     assert json.loads(ended.stdout.splitlines()[-1]) == ["1", "9", "ready", "2"]
@@ -470,16 +465,7 @@ async def main():
 asyncio.run(main())
 """
     )
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "DATA_DIR": str(tmp_path / "data")}
-    ended = subprocess.run(
-        [sys.executable, str(script)],
-        env=environment,
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=80,
-        check=False,
-    )
+    ended = run_program(script)
 
     # Then it ends each time, and the version registered last answers
     assert ended.returncode == 0, ended.stderr

@@ -8,6 +8,7 @@ import os
 import signal
 import time
 import warnings
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -194,8 +195,8 @@ class Lone(Speaker):
         self.keys = [one.key for one in said if one.answer is None]
         return [one for one in said if one.texts or one.answer is not None]
 
-    def move_on(self, key: int) -> Said:
-        raise NotImplementedError
+    @abstractmethod
+    def move_on(self, key: int) -> Said: ...
 
 
 class Thoughtful(Awaiting):

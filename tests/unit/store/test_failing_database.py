@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,12 +12,11 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, InterfaceError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from freeroam.clock import SystemClock
 from freeroam.results.hub import ResultHub
 from freeroam.results.writer import ResultWriter
 from freeroam.store.job_rows import end_job
 from freeroam.store.records import Ending
-from freeroam.store.store import Store, StoreConfig
+from freeroam.store.store import Store
 from freeroam.store.transactions import PostgresTransactions
 from freeroam.vocabulary.errors import StoreError
 from freeroam.vocabulary.job import JobStatus
@@ -37,14 +35,6 @@ class ServerError(Exception):
 
 def said(sqlstate: str | None, kind: type[DBAPIError] = DBAPIError, cause: Exception | None = None) -> DBAPIError:
     return kind("UPDATE", {}, ServerError(sqlstate, cause))
-
-
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    opened = Store(StoreConfig(f"sqlite:///{tmp_path}/freeroam.db"), SystemClock())
-    await opened.open()
-    yield opened
-    await opened.close()
 
 
 def failing(errors: list[Exception]) -> Callable[[Connection], str]:

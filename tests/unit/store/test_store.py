@@ -6,7 +6,6 @@ import asyncio
 import sqlite3
 import subprocess
 import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -23,14 +22,6 @@ from freeroam.vocabulary.errors import ConfigurationError, LeaseLost, MissingExt
 from freeroam.vocabulary.job import JobStatus
 from tests.unit.store.rows import LEASE, new_job, row
 from tests.waiting import until
-
-
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    opened = Store(StoreConfig(f"sqlite:///{tmp_path}/freeroam.db"), SystemClock())
-    await opened.open()
-    yield opened
-    await opened.close()
 
 
 async def test_a_second_process_is_told_which_file_is_held(store: Store, tmp_path: Path) -> None:

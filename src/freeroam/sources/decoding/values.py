@@ -68,8 +68,8 @@ class FeedShape:
         next_due_s: When the next sample is due, on the clock of ``DecodedFrame.time_s``; None begins with the first
             frame.
         skip_until_s: Frames at or before this time are not given; a feed that can seek starts at the keyframe before.
-        starts_at_s: The time that the first keyframe of the run shall have (of a feed that can seek: of the container);
-            None takes the container's timestamps as they are.
+        starts_at_s: The time that the first keyframe shall have: of the run, or of the whole container where the feed
+            seeks to its place; None takes the container's timestamps as they are.
         follows: ``pts_s`` and ``time_s`` of the last frame of the run before, where this one is of the same session
             (``rtp`` only): time goes on from there as the sender's clock does, whatever ``starts_at_s`` says.
         owner: Names the video over all its runs, so that one which ends its decoders is known again; never shown.
