@@ -231,10 +231,11 @@ class DecoderSlot:
             heartbeat.cancel()
             await asyncio.gather(heartbeat, return_exceptions=True)
         reason = self._kill_reason or "died"
-        self.replaced[reason] = self.replaced.get(reason, 0) + 1
         # Whether it crashed or was killed is known once it is gone, and must be before its videos open again.
         self._child = None
         await child.aclose()
+        # Whoever sees that it was replaced sees no feed of it any more.
+        self.replaced[reason] = self.replaced.get(reason, 0) + 1
         feeds = self._bury(child, reason)
         log.warning("decoder_replaced", decoder=self._name, reason=reason, feeds=feeds, status=child.returncode)
 
