@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 
 from starlette.exceptions import HTTPException
@@ -11,6 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from freeroam.api.gate import read_headers
 from freeroam.api.problems import ProblemResponse, problem_of
 from freeroam.api.shapes import path_of
+from freeroam.api.spans import Span, Spans
 from freeroam.observability.metrics import Metrics
 from freeroam.vocabulary.errors import DeadlineExceeded, Unavailable
 
@@ -83,8 +83,10 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        line_bytes = len(scope.get("raw_path") or b"") + len(scope.get("query_string", b""))
-        if line_bytes + sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEAD_BYTES:
+        head_bytes = len(scope.get("raw_path") or b"") + len(scope.get("query_string", b""))
+        for name, value in scope["headers"]:
+            head_bytes += len(name) + len(value)
+        if head_bytes > MAX_HEAD_BYTES:
             message = f"Request line and headers are longer than {MAX_HEAD_BYTES} bytes"
             answer = ProblemResponse(431, message, {"code": "too_large"}, [(b"connection", b"close")])
             await answer(scope, receive, send)
@@ -129,9 +131,9 @@ class _BodyTooLong(HTTPException):
 
 def lift_deadline(scope: Scope) -> None:
     """Let the answer to this request take as long as it takes."""
-    deadline: asyncio.Timeout | None = scope.get("freeroam.answer_deadline")
-    if deadline is not None and not deadline.expired():
-        deadline.reschedule(None)
+    deadline: Span | None = scope.get("freeroam.answer_deadline")
+    if deadline is not None:
+        deadline.move(None)
 
 
 class AnswerDeadline:
@@ -140,6 +142,7 @@ class AnswerDeadline:
     def __init__(self, app: ASGIApp, timeout_s: float) -> None:
         self._app = app
         self._timeout_s = timeout_s
+        self._spans = Spans()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on under the deadline."""
@@ -148,7 +151,7 @@ class AnswerDeadline:
             return
         has_begun = False
         try:
-            async with asyncio.timeout(self._timeout_s) as deadline:
+            async with self._spans.of(self._timeout_s) as deadline:
                 scope["freeroam.answer_deadline"] = deadline
 
                 async def send_in_time(message: Message) -> None:
@@ -160,7 +163,7 @@ class AnswerDeadline:
 
                 await self._app(scope, receive, send_in_time)
         except TimeoutError:
-            if has_begun or not deadline.expired():
+            if has_begun or not deadline.has_expired:
                 raise
             error = DeadlineExceeded(f"No answer within {self._timeout_s:g} s (REQUEST_TIMEOUT)")
             await problem_of(error)(scope, receive, send)

@@ -7,7 +7,6 @@ would work on an ordinary route too.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol, cast
 
@@ -20,6 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from freeroam.api.gate import read_headers
 from freeroam.api.problems import ProblemResponse, explain_validation
 from freeroam.api.shapes import is_below, path_of
+from freeroam.api.spans import Spans
 from freeroam.vocabulary.errors import DeadlineExceeded, FreeroamError, InvalidInput, TooLarge, UnknownField
 
 PLAIN_BYTES = 256 * 1024
@@ -78,6 +78,7 @@ class DirectDoors:
         self._routes = {route.path: route for route in routes}
         self._tell = tell
         self._timeout_s = timeout_s
+        self._spans = Spans()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on to whom it is for."""
@@ -90,16 +91,15 @@ class DirectDoors:
         scope["route"] = route
         try:
             # One deadline serves the reading of the body and the call (``InferenceCall`` takes it over).
-            async with asyncio.timeout(self._timeout_s) as deadline:
+            async with self._spans.of(self._timeout_s) as deadline:
                 scope["freeroam.answer_deadline"] = deadline
                 try:
                     await route.app(scope, receive, send)
                 except FreeroamError as error:
-                    if not deadline.expired():
-                        deadline.reschedule(None)
+                    deadline.move(None)
                     await self._tell(error)(scope, receive, send)
         except TimeoutError:
-            if not deadline.expired():
+            if not deadline.has_expired:
                 raise
             late = DeadlineExceeded(f"The body was not complete within {self._timeout_s:g} s (REQUEST_TIMEOUT)")
             await self._tell(late)(scope, receive, send)

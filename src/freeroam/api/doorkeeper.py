@@ -73,6 +73,8 @@ class Doorkeeper:
             deed: Method and path, as ``RATE_LIMITS`` names them.
         """
         per_minute = caller.rate_limit_per_minute or self.config.rates.per_minute
+        if not self._endpoint_limits:
+            return self._limiter.take(caller.client, per_minute) if per_minute else None
         verdicts = [self._limiter.take(caller.client, per_minute)] if per_minute else []
         for name, pattern, limit in self._endpoint_limits:
             if pattern.fullmatch(deed):

@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import Receive
+from starlette.types import Receive, Scope, Send
 
 from freeroam.api.call_ends import CallerGone
 from freeroam.api.direct_route import DirectRoute
@@ -126,7 +126,7 @@ def write_answer(call: InferenceCall, output: Output) -> bytes:
         "version": output.version,
         "tokens": tokens,
         "text": text,
-        "finish_reason": output.finish_reason.value,
+        "finish_reason": output.finish_reason,
         "usage": call.usage(),
     }
     _add_what_was_seen(body, output)
@@ -158,6 +158,11 @@ class JsonAnswer(Response):
         self.body = body
         self.raw_headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
 
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - asks nobody
+        """Send it."""
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        await send({"type": "http.response.body", "body": self.body})
+
 
 class NativeEvents:
     """Writes an answer as ``/infer_stream`` gives it.
@@ -186,7 +191,7 @@ class NativeEvents:
             "request_id": orjson.Fragment(self._id),
             "model": output.model,
             "version": output.version,
-            "finish_reason": output.finish_reason.value,
+            "finish_reason": output.finish_reason,
             "usage": usage,
         }
         _add_what_was_seen(body, output)

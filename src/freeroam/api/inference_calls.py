@@ -15,7 +15,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from starlette.types import Scope
 
@@ -24,6 +24,7 @@ from freeroam.api.gate import read_headers
 from freeroam.api.journal import note
 from freeroam.api.parts import ApiConfig, Parts
 from freeroam.api.pictures import Image, in_sent_pixels, read_pictures
+from freeroam.api.spans import Span
 from freeroam.security.keys import Caller
 from freeroam.vocabulary.errors import (
     DeadlineExceeded,
@@ -37,8 +38,7 @@ BACKSTOP_S = 0.25
 """How long after the deadline a call is ended that the engine has not ended."""
 
 
-@dataclass(frozen=True, slots=True)
-class Wish:
+class Wish(NamedTuple):
     """What a client asks of a model.
 
     Attributes:
@@ -56,8 +56,7 @@ class Wish:
     client_id: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Arrival:
+class Arrival(NamedTuple):
     """How a call came in.
 
     Attributes:
@@ -74,7 +73,7 @@ class Arrival:
     priority: Priority | None = None
     timeout_s: float | None = None
     scope: Scope | None = None
-    deadline: asyncio.Timeout | None = None
+    deadline: Span | None = None
 
 
 def arrival_of(scope: Scope) -> Arrival:
@@ -207,8 +206,8 @@ class InferenceCall:
     _last_s: float = 0.0
     _preprocess_s: float = 0.0
     _reason: BaseException | None = None
-    _span: asyncio.Timeout | None = None
-    _own_span: asyncio.Timeout | None = None
+    _span: Span | None = None
+    _own_span: Span | None = None
     _place: Any = None
     _held_bytes: int = 0
 
@@ -219,10 +218,10 @@ class InferenceCall:
         # The engine knows the deadline and fails what is late; this one is for whatever else may take time.
         if span is None:
             limit_s = self.config.request_timeout_s
-            self._own_span = span = asyncio.timeout(min(limit_s, own_s or limit_s) + BACKSTOP_S)
+            self._own_span = span = self.parts.calls.spans.of(min(limit_s, own_s or limit_s) + BACKSTOP_S)
             await span.__aenter__()
         elif own_s is not None and own_s < self.config.request_timeout_s:
-            span.reschedule(asyncio.get_running_loop().time() + own_s + BACKSTOP_S)
+            span.move(own_s + BACKSTOP_S)
         self._span = span
         self.parts.calls.add(self)
         return self
@@ -237,12 +236,12 @@ class InferenceCall:
         self.parts.picture_room.release(self._held_bytes)
         span = self._span
         assert span is not None
-        was_cut = isinstance(error, asyncio.CancelledError) and span.expired()
+        was_cut = isinstance(error, asyncio.CancelledError) and span.has_expired
         if self._own_span is not None:
             with suppress(TimeoutError):
                 await self._own_span.__aexit__(kind, error, trace)
-        elif not span.expired():
-            span.reschedule(None)
+        else:
+            span.move(None)
         if was_cut:
             reason = self._reason or DeadlineExceeded("No answer began within the time there was (REQUEST_TIMEOUT)")
             self._reason = None
@@ -256,9 +255,9 @@ class InferenceCall:
 
     def cut(self, error: BaseException) -> None:
         """End the call from outside: whatever it waits for is cancelled, and its task gets ``error``."""
-        if self._reason is None and self._span is not None and not self._span.expired():
+        if self._reason is None and self._span is not None and not self._span.has_expired:
             self._reason = error
-            self._span.reschedule(asyncio.get_running_loop().time())
+            self._span.move(0.0)
 
     def cut_as_gone(self) -> None:
         """End the call because whoever asked is gone."""
@@ -266,8 +265,8 @@ class InferenceCall:
 
     def _lift_deadline(self) -> None:
         """Let an answer that has begun take as long as it takes, unless it is being cut already."""
-        if self._reason is None and self._span is not None and not self._span.expired():
-            self._span.reschedule(None)
+        if self._reason is None and self._span is not None:
+            self._span.move(None)
 
     async def bring(self, images: Sequence[Image]) -> None:
         """Take in the client's pictures: a place in the model's queue first, the costly decoding after it.

@@ -127,7 +127,9 @@ class Journal:
 def note(scope: Scope, **fields: object) -> None:
     """Add fields to the line that the request will have in the log; a None is left out, and nothing is redacted."""
     notes = scope.setdefault("freeroam.notes", {})
-    notes.update((name, value) for name, value in fields.items() if value is not None)
+    for name, value in fields.items():
+        if value is not None:
+            notes[name] = value
 
 
 def audit(scope: Scope, deed: str, **fields: object) -> None:

@@ -14,6 +14,7 @@ from starlette.requests import HTTPConnection
 
 from freeroam.api.model_loading import ModelLoads
 from freeroam.api.picture_room import PictureRoom
+from freeroam.api.spans import Spans
 from freeroam.clock import Clock
 from freeroam.observability.metrics import Metrics
 from freeroam.security.keys import Caller, Key
@@ -117,10 +118,12 @@ class OpenCalls:
 
     Attributes:
         streams: How many of them give their answer piece by piece.
+        spans: The time that those have whose door keeps none.
     """
 
     def __init__(self) -> None:
         self.streams = 0
+        self.spans = Spans()
         self._calls: set[Cuttable] = set()
         self._empty = asyncio.Event()
         self._empty.set()

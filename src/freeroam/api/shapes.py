@@ -16,7 +16,8 @@ _OPENAI_CODES = {
 
 def path_of(scope: Scope) -> str:
     """Return the path as routes see it, without the root path."""
-    path, root = str(scope.get("path", "")), str(scope.get("root_path", ""))
+    path: str = scope.get("path", "")
+    root: str = scope.get("root_path", "")
     return path[len(root) :] if root and path.startswith(root + "/") else path
 
 

@@ -9,8 +9,7 @@ from freeroam.engines.replica_process import ReplicaProcess
 from freeroam.vocabulary.errors import FreeroamError, InvalidInput, ModelError
 from freeroam.vocabulary.inference import FinishReason, Output, Prediction
 
-_CONSTRUCT_NAMES = {"cls", "_fields_set"}
-"""What ``model_construct`` calls its own arguments; detectors like to name a field ``cls``."""
+_REASONS = {reason.value: reason for reason in FinishReason}
 
 
 def output_of(
@@ -30,7 +29,7 @@ def output_of(
     # What was spoken without being listened to comes as a whole.
     tokens = tuple(extra.pop("_tokens", ())) or tuple(ticket.tokens)
     return Output(
-        predictions=[_predicted(prediction) for prediction in answer["predictions"]],
+        predictions=[Prediction.model_validate(prediction) for prediction in answer["predictions"]],
         text=answer["text"],
         confidence=answer["confidence"],
         model=replica.spec.name,
@@ -60,15 +59,8 @@ def error_of(error: dict[str, str]) -> FreeroamError:
     return ModelError(error["error"], code=error["code"])
 
 
-def _predicted(fields: dict[str, Any]) -> Prediction:
-    if fields.keys() & _CONSTRUCT_NAMES:
-        return Prediction.model_validate(fields)
-    # The replica has checked every field, so the model validates nothing a second time.
-    return Prediction.model_construct(**fields)
-
-
 def _finish_reason(text: Any) -> FinishReason:
-    return FinishReason(text) if isinstance(text, str) and text in set(FinishReason) else FinishReason.STOP
+    return _REASONS.get(text, FinishReason.STOP) if isinstance(text, str) else FinishReason.STOP
 
 
 def _count(number: Any) -> int:

@@ -53,7 +53,10 @@ class Registry:
     @property
     def default(self) -> str | None:
         """The name that answers requests which name none."""
-        return next((name for name, known in self._names.items() if known.versions), None)
+        for name, known in self._names.items():
+            if known.versions:
+                return name
+        return None
 
     def claim(self, name: str) -> None:
         """Begin to change a name; ``release`` ends it.

@@ -70,11 +70,11 @@ class LineLog:
         """
         if not self._logger.isEnabledFor(level):
             return
-        fields = {"event": self._event, **fields}
         own = _only_ours(self._logger)
         if own is not None:
-            own.write_line(level, self._name, fields, epoch_s)
+            own.write_line(level, self._name, self._event, fields, epoch_s)
             return
+        fields = {"event": self._event, **fields}
         record = logging.LogRecord(self._name, level, "", 0, _Message(fields), None, None)
         record.__dict__[_FIELDS] = fields
         record.__dict__[_IS_CLEAN] = True
@@ -157,10 +157,12 @@ class _LineWriter(logging.StreamHandler[IO[str]]):
         self._lines = formatter
         self._waiting: list[str] = []
 
-    def write_line(self, level: int, name: str, fields: EventDict, epoch_s: float) -> None:
+    def write_line(self, level: int, name: str, event: str, fields: EventDict, epoch_s: float) -> None:
         """Write one line of clean fields; lines of one turn of an event loop are written together, in order."""
-        head = self._lines.head(logging.getLevelName(level), name, epoch_s)
-        self._waiting.append(self._lines.line({**head, **fields}))
+        line = self._lines.head(logging.getLevelName(level), name, epoch_s)
+        line["event"] = event
+        line.update(fields)
+        self._waiting.append(self._lines.line(line))
         if len(self._waiting) == 1:
             try:
                 asyncio.get_running_loop().call_soon(self.flush)

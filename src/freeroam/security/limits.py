@@ -6,6 +6,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from freeroam.clock import Clock
 
@@ -26,8 +27,7 @@ class RateConfig:
     per_endpoint: Mapping[str, int] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(NamedTuple):
     """What a bucket says about one request.
 
     Attributes:
@@ -47,12 +47,12 @@ class Verdict:
     def headers(self) -> list[tuple[bytes, bytes]]:
         """Return the ``X-RateLimit-*`` headers, and ``Retry-After`` for a refusal, in whole seconds."""
         pairs = [
-            (b"x-ratelimit-limit", str(self.limit).encode()),
-            (b"x-ratelimit-remaining", str(self.remaining).encode()),
-            (b"x-ratelimit-reset", str(math.ceil(self.reset_s)).encode()),
+            (b"x-ratelimit-limit", b"%d" % self.limit),
+            (b"x-ratelimit-remaining", b"%d" % self.remaining),
+            (b"x-ratelimit-reset", b"%d" % math.ceil(self.reset_s)),
         ]
         if not self.is_allowed:
-            pairs.append((b"retry-after", str(max(1, math.ceil(self.retry_after_s))).encode()))
+            pairs.append((b"retry-after", b"%d" % max(1, math.ceil(self.retry_after_s))))
         return pairs
 
 

@@ -58,12 +58,10 @@ def find_origin(peer: str | None, headers: Mapping[str, str], trusted_proxies: S
         headers: Lower-case names.
         trusted_proxies: From ``TRUSTED_PROXIES``.
     """
-    peer_address = parse_address(peer) if peer is not None else ipaddress.IPv4Address("127.0.0.1")
-    was_forwarded = not FORWARDING_HEADERS.isdisjoint(headers)
-    if peer_address is None:
-        return Origin(None, is_local=False)
-    if not was_forwarded:
-        return Origin(peer_address, is_local=peer_address.is_loopback)
+    direct = _origin_of_peer(peer)
+    peer_address = direct.address
+    if peer_address is None or FORWARDING_HEADERS.isdisjoint(headers):
+        return direct
     if not _is_trusted(peer_address, trusted_proxies):
         return Origin(peer_address, is_local=False)
     chains = _forwarded_chains(headers)
@@ -71,6 +69,12 @@ def find_origin(peer: str | None, headers: Mapping[str, str], trusted_proxies: S
     passed = [peer_address, *(address for walk in walks for address in walk)]
     is_local = bool(walks) and all(address is not None and address.is_loopback for address in passed)
     return Origin(walks[0][-1] if walks and walks[0] else None, is_local=is_local)
+
+
+@lru_cache(maxsize=4096)
+def _origin_of_peer(peer: str | None) -> Origin:
+    address = parse_address(peer) if peer is not None else ipaddress.IPv4Address("127.0.0.1")
+    return Origin(address, is_local=address is not None and address.is_loopback)
 
 
 @lru_cache(maxsize=4096)

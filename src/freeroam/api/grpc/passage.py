@@ -75,7 +75,7 @@ class Visit:
         arrival = read_arrival(self.caller, self.request_id, self.headers, self.scope)
         remaining_s = None if is_streamed else self.context.time_remaining()
         limits = [limit for limit in (arrival.timeout_s, timeout_s, remaining_s) if limit is not None]
-        return replace(arrival, timeout_s=max(min(limits), 0.001)) if limits else arrival
+        return arrival._replace(timeout_s=max(min(limits), 0.001)) if limits else arrival
 
 
 Behaviour = Callable[[Any, Visit], Awaitable[Any]]

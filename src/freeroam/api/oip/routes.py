@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -230,7 +229,7 @@ def _in_time(arrival: Arrival, timeout_s: float | None) -> Arrival:
     """Return the arrival with the shorter of its time limit and the request's own."""
     if timeout_s is None:
         return arrival
-    return replace(arrival, timeout_s=min(timeout_s, arrival.timeout_s or timeout_s))
+    return arrival._replace(timeout_s=min(timeout_s, arrival.timeout_s or timeout_s))
 
 
 def _gone(request: Request) -> Response:
