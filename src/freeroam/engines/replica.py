@@ -32,7 +32,7 @@ from freeroam.models.answers import normalised, plain
 from freeroam.models.base import MAX_TOKENS, BaseVLM, Question, Said, Speaker
 from freeroam.models.loading import load_model
 from freeroam.processes.lifeline import connect
-from freeroam.processes.memory import give_memory_back, keep_large_blocks_apart
+from freeroam.processes.memory import give_memory_back, keep_large_blocks_apart, leave_what_is_loaded
 from freeroam.processes.ring import RingReader
 from freeroam.processes.wire import BLOBS, BlockingWire, Message
 from freeroam.vocabulary.errors import FreeroamError, InvalidInput
@@ -147,6 +147,8 @@ class Replica:
             self._loop.run_until_complete(self._model.warm_up())
         if self._wishes.streams_text:
             self._speaker = self._model.open_speaker()
+        # A library of models has a million objects; a full collection of them would be a gap between two tokens.
+        leave_what_is_loaded()
         _offer_to_be_ended(_READY_SCORE)
         info = plain(dict(self._model.get_model_info()))
         self._wire.send(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import aclosing, suppress
+from functools import cached_property
 
 from freeroam.jobs.asking import Asker
 from freeroam.jobs.control import Control, Outcome
@@ -62,6 +63,10 @@ class Runner:
         """Whether no frame may be dropped: the job says so, or leaves it open and its video turned out to end."""
         ends = self._subscription is not None and self._subscription.waits
         return self.spec.policy is Policy.BLOCK or (self.spec.policy_is_default and ends)
+
+    @cached_property
+    def _can_go_back(self) -> bool:
+        return self._parts.can_go_back(self.spec.stream_ref)
 
     async def run(self) -> Outcome:
         """Run until the video ends or fails, a limit is reached, or ``drain`` is called; then store what is in flight.
@@ -131,7 +136,7 @@ class Runner:
         self._clips += 1
         self._follow_model()
         facts = self._subscription.facts if self._subscription else None
-        is_named = self._parts.can_go_back(self.spec.stream_ref) or (facts is not None and not facts.is_live)
+        is_named = self._can_go_back or (facts is not None and not facts.is_live)
         question = question_of(clip, self.spec, f"{self._stored.epoch}.{self._clips}", is_named=is_named)
         limit = self._config.in_flight(self.model.wishes.max_batch, waits=self.waits)
         room_bytes = self._patience.room_bytes(self.spec.model)

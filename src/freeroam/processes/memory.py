@@ -45,7 +45,7 @@ def give_memory_back(*, collects: bool = True) -> None:
 def leave_what_is_loaded() -> None:
     """Spare the collector what the program consists of, which it else goes through again and again while it serves.
 
-    A server keeps some hundred thousand objects for ever (modules, classes, schemas); a full collection of them stops
+    A process keeps some hundred thousand objects for ever (modules, classes, schemas); a full collection of them stops
     every request for a tenth of a second. What is made from now on is collected as before, a little less often.
     """
     gc.collect()

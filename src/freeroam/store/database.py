@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import sqlite3
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, Engine, create_engine, event, make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
@@ -17,6 +18,7 @@ BUSY_TIMEOUT_MS = 5000
 READERS = 4
 """Connections that read at once; more would only take turns on the same cores."""
 
+_BEGIN = "BEGIN IMMEDIATE"
 _DRIVERS = {"sqlite": "sqlite+pysqlite", "postgresql": "postgresql+asyncpg", "postgres": "postgresql+asyncpg"}
 
 
@@ -89,5 +91,11 @@ def _prepare_sqlite(connection: Any, _: Any) -> None:
     cursor.close()
 
 
-def _begin_sqlite(connection: Any) -> None:
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+def _begin_sqlite(connection: Connection) -> None:
+    driver = connection.connection.driver_connection
+    assert isinstance(driver, sqlite3.Connection)
+    try:
+        # By the driver, because a statement by way of SQLAlchemy costs as much as storing a result.
+        driver.execute(_BEGIN)
+    except sqlite3.Error as error:
+        raise DBAPIError.instance(_BEGIN, None, error, sqlite3.Error) from error

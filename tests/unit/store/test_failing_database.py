@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sqlite3
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,11 +14,13 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, InterfaceError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+from freeroam.clock import SystemClock
 from freeroam.results.hub import ResultHub
 from freeroam.results.writer import ResultWriter
+from freeroam.store import database
 from freeroam.store.job_rows import end_job
 from freeroam.store.records import Ending
-from freeroam.store.store import Store
+from freeroam.store.store import Store, StoreConfig
 from freeroam.store.transactions import PostgresTransactions
 from freeroam.vocabulary.errors import StoreError
 from freeroam.vocabulary.job import JobStatus
@@ -72,6 +76,29 @@ async def test_a_write_waits_while_the_server_cannot_take_it(store: Store, error
     assert await asyncio.gather(*writes) == ["done", "other"][: len(writes)]
     assert errors == []
     assert store.health.is_writable
+
+
+async def test_a_write_waits_while_another_program_holds_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a store whose connections do not wait for a lock themselves
+    monkeypatch.setattr(database, "BUSY_TIMEOUT_MS", 0)
+    store = Store(StoreConfig(f"sqlite:///{tmp_path}/freeroam.db"), SystemClock())
+    await store.open()
+    other = sqlite3.connect(tmp_path / "freeroam.db", isolation_level=None)
+
+    # When another program has begun to write
+    other.execute("BEGIN IMMEDIATE")
+    write = asyncio.ensure_future(store._submit(lambda _: "done"))
+    await until(lambda: not store.health.is_writable)
+
+    # Then the store says so, and goes on when that one has ended
+    assert "locked" in (store.health.last_error or "")
+    other.execute("ROLLBACK")
+    assert await write == "done"
+    assert store.health.is_writable
+    other.close()
+    await store.close()
 
 
 REFUSALS = [

@@ -14,7 +14,7 @@ from typing import Any
 import av.logging
 
 from freeroam.processes.lifeline import connect
-from freeroam.processes.memory import give_memory_back, keep_large_blocks_apart
+from freeroam.processes.memory import give_memory_back, keep_large_blocks_apart, leave_what_is_loaded
 from freeroam.processes.ring import RingWriter
 from freeroam.processes.wire import BlockingWire
 from freeroam.sources.decoding.worker_feed import FeedThread
@@ -113,6 +113,8 @@ def main() -> None:
     wire = connect(sys.argv[1:])
     # Log lines made by codec threads deadlock with the interpreter's lock, and they could hold a stream's secrets.
     av.logging.set_level(av.logging.PANIC)
+    # A feed that ends has the collector run, which need not go through all modules then.
+    leave_what_is_loaded()
     ring_fd = int(sys.argv[2])
     Worker(wire, Limits(max_pixels=int(sys.argv[1])), RingWriter(ring_fd) if ring_fd >= 0 else None).serve()
     os._exit(0)

@@ -6,7 +6,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Any, TypeAlias
 
 from av.container import InputContainer
@@ -220,7 +219,9 @@ class FeedThread:
                 pts_s, time_s = follows
                 starts_at_s = time_s + stream.passed_s(pts_s, unit.time_s)
             self._shift_s = starts_at_s - unit.time_s
-        return replace(unit, time_s=unit.time_s + self._shift_s) if self._shift_s else unit
+        if not self._shift_s:
+            return unit
+        return Unit(unit.time_s + self._shift_s, unit.is_key, unit.is_reference, unit.is_closed)
 
     def _take_step(self, step: Packet | None, stream: Video) -> None:
         """Put a packet through the codec, or have it give out what it holds, and pass samples on."""
