@@ -211,12 +211,15 @@ class DecoderPool:
         self._ready.set()
 
     async def _tidy(self) -> None:
-        """Give back what the bytes of closed feeds took of this process's heap; it lies between what is still used."""
+        """Give back what the bytes of closed feeds took of this process's heap; it lies between what is still used.
+
+        The collector, which else runs after millions of new objects, runs when it holds up no frame.
+        """
         while True:
             await self._closed_feeds.wait()
             await self._clock.sleep(TIDY_REST_S)
             self._closed_feeds.clear()
-            await asyncio.to_thread(give_memory_back, collects=False)
+            await asyncio.to_thread(give_memory_back, collects=self.open_feeds == 0)
 
     async def _keep_ward(self) -> None:
         """End what was started for suspected videos once none is decoded there."""

@@ -1,4 +1,4 @@
-"""A process that is started for a suspected video leaves nothing behind where it does not come to be."""
+"""What a pool starts and keeps, it gives back: processes for suspected videos, and memory."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 
 from freeroam.processes.child import ChildProcess
-from freeroam.sources.decoding.pool import DecoderPool
+from freeroam.sources.decoding import pool as pools
+from freeroam.sources.decoding.pool import TIDY_REST_S, DecoderPool
 from freeroam.sources.decoding.values import DecoderConfig, FeedShape
 from freeroam.testing import FakeClock
 from freeroam.vocabulary.errors import SourceError
 from freeroam.vocabulary.frame import FrameWish
+from tests.waiting import until
 
 SUSPECT = FeedShape(FrameWish(1.0), "mpegts", owner="suspect")
 
@@ -141,3 +143,24 @@ async def test_a_pool_that_stops_while_a_process_starts_leaves_none(pool, starti
             await opening
 
     assert all(child.is_closed for child in starting.children)
+
+
+async def test_the_collector_runs_only_where_it_holds_up_no_frame(starting, monkeypatch) -> None:
+    # Given two videos that are decoded
+    runs: list[bool] = []
+    monkeypatch.setattr(pools, "give_memory_back", lambda *, collects: runs.append(collects))
+    clock = FakeClock()
+    pool = DecoderPool(DecoderConfig(processes=1, ring_bytes=4096), clock)
+    await pool.start()
+    feeds = [pool.open_feed(FeedShape(FrameWish(1.0), "mpegts")) for _ in range(2)]
+    for feed in feeds:
+        await feed.__aenter__()
+
+    # When they end one after the other, then memory is given back each time, and collected after the last
+    for count, feed in enumerate(feeds, start=1):
+        await feed.aclose()
+        await clock.advance(TIDY_REST_S)
+        await until(lambda count=count: len(runs) == count)
+
+    assert runs == [False, True]
+    await pool.stop()
