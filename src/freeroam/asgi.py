@@ -22,7 +22,7 @@ from freeroam.clock import SystemClock
 from freeroam.engines.specs import ModelSpec
 from freeroam.observability.logs import configure_logs, get_logger
 from freeroam.observability.metrics import Metrics
-from freeroam.processes.memory import keep_large_blocks_apart, leave_what_is_loaded
+from freeroam.processes.memory import COLLECTOR_THRESHOLDS, keep_large_blocks_apart, leave_what_is_loaded
 from freeroam.runtime import Runtime
 from freeroam.settings import LATER_SETTINGS, Settings, load_settings, set_but_unused
 from freeroam.vocabulary.errors import FreeroamError
@@ -75,7 +75,7 @@ def build_application(
                     failed(error)
                 raise
             app.state.parts = runtime.parts
-            leave_what_is_loaded()
+            leave_what_is_loaded(COLLECTOR_THRESHOLDS)
             # Registered a second time, because it closes before the parts behind it do.
             stack.push_async_callback(door.close)
             await door.open(runtime.parts)

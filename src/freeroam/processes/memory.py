@@ -42,15 +42,20 @@ def give_memory_back(*, collects: bool = True) -> None:
         malloc_trim(0)
 
 
-def leave_what_is_loaded() -> None:
+def leave_what_is_loaded(thresholds: tuple[int, int, int] | None = None) -> None:
     """Spare the collector what the program consists of, which it else goes through again and again while it serves.
 
     A process keeps some hundred thousand objects for ever (modules, classes, schemas); a full collection of them stops
-    every request for a tenth of a second. What is made from now on is collected as before, a little less often.
+    every request for a tenth of a second. What is made from now on is collected as before.
+
+    Args:
+        thresholds: For a process whose objects hold no more than their own size: how often to collect, as
+            ``gc.set_threshold`` takes it. None leaves that as it is: a model's objects may hold a device's memory.
     """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(*COLLECTOR_THRESHOLDS)
+    if thresholds is not None:
+        gc.set_threshold(*thresholds)
 
 
 def _of_glibc(name: str) -> ctypes._NamedFuncPointer | None:
