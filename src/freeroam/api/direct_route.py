@@ -56,7 +56,7 @@ class DirectRoute(APIRoute):
 
 
 class DirectDoors:
-    """Pure ASGI middleware, the innermost but for the deadline: hands calls of direct routes straight to them.
+    """Pure ASGI middleware, the innermost before the framework: hands calls of direct routes straight to them.
 
     The way through the application's own layers and all its routes would cost a call of a model as much as the rest.
 

@@ -16,11 +16,12 @@ from freeroam.api.parts import ApiConfig, Lifecycle, Parts
 from freeroam.observability.metrics import Metrics
 from freeroam.prompts.library import PromptConfig, PromptLibrary
 from freeroam.results.hub import ResultHub
-from freeroam.store.store import Store, StoreConfig
+from freeroam.store.store import Store
 from freeroam.testing import FakeClock
 from freeroam.vocabulary.errors import FreeroamError, NotFound
 from freeroam.vocabulary.inference import FinishReason, InferenceRequest, Output, Piece, Prediction
 from freeroam.vocabulary.model import ModelInfo, ModelState
+from tests.stores import opened_store
 
 
 class DeskDouble:
@@ -132,10 +133,8 @@ Ask = Callable[..., Any]
 
 @pytest.fixture
 async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    store = Store(StoreConfig(f"sqlite:///{tmp_path / 'test.db'}"), FakeClock())
-    await store.open()
-    yield store
-    await store.close()
+    async with opened_store(tmp_path, FakeClock()) as store:
+        yield store
 
 
 @pytest.fixture

@@ -9,19 +9,18 @@ from pathlib import Path
 import pytest
 
 from freeroam.prompts.library import PromptConfig, PromptLibrary
-from freeroam.store.store import Store, StoreConfig
+from freeroam.store.store import Store
 from freeroam.testing import FakeClock
 from freeroam.vocabulary.errors import InvalidInput, NotFound
+from tests.stores import opened_store
 from tests.unit.store.rows import new_job
 from tests.waiting import until
 
 
 @pytest.fixture
 async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    opened = Store(StoreConfig(f"sqlite:///{tmp_path}/freeroam.db"), FakeClock())
-    await opened.open()
-    yield opened
-    await opened.close()
+    async with opened_store(tmp_path, FakeClock()) as store:
+        yield store
 
 
 @pytest.fixture

@@ -8,12 +8,11 @@ from pathlib import Path
 import pytest
 
 from freeroam.clock import SystemClock
-from freeroam.store.store import Store, StoreConfig
+from freeroam.store.store import Store
+from tests.stores import opened_store
 
 
 @pytest.fixture
 async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    opened = Store(StoreConfig(f"sqlite:///{tmp_path}/freeroam.db"), SystemClock())
-    await opened.open()
-    yield opened
-    await opened.close()
+    async with opened_store(tmp_path, SystemClock()) as store:
+        yield store

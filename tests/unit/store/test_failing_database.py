@@ -20,10 +20,11 @@ from freeroam.results.writer import ResultWriter
 from freeroam.store import database
 from freeroam.store.job_rows import end_job
 from freeroam.store.records import Ending
-from freeroam.store.store import Store, StoreConfig
+from freeroam.store.store import Store
 from freeroam.store.transactions import PostgresTransactions
 from freeroam.vocabulary.errors import StoreError
 from freeroam.vocabulary.job import JobStatus
+from tests.stores import opened_store
 from tests.unit.store.rows import LEASE, new_job, row
 from tests.waiting import until
 
@@ -83,22 +84,18 @@ async def test_a_write_waits_while_another_program_holds_the_file(
 ) -> None:
     # Given a store whose connections do not wait for a lock themselves
     monkeypatch.setattr(database, "BUSY_TIMEOUT_MS", 0)
-    store = Store(StoreConfig(f"sqlite:///{tmp_path}/freeroam.db"), SystemClock())
-    await store.open()
-    other = sqlite3.connect(tmp_path / "freeroam.db", isolation_level=None)
+    async with opened_store(tmp_path, SystemClock()) as store:
+        with contextlib.closing(sqlite3.connect(tmp_path / "freeroam.db", isolation_level=None)) as other:
+            # When another program has begun to write
+            other.execute("BEGIN IMMEDIATE")
+            write = asyncio.ensure_future(store._submit(lambda _: "done"))
+            await until(lambda: not store.health.is_writable)
 
-    # When another program has begun to write
-    other.execute("BEGIN IMMEDIATE")
-    write = asyncio.ensure_future(store._submit(lambda _: "done"))
-    await until(lambda: not store.health.is_writable)
-
-    # Then the store says so, and goes on when that one has ended
-    assert "locked" in (store.health.last_error or "")
-    other.execute("ROLLBACK")
-    assert await write == "done"
-    assert store.health.is_writable
-    other.close()
-    await store.close()
+            # Then the store says so, and goes on when that one has ended
+            assert "locked" in (store.health.last_error or "")
+            other.execute("ROLLBACK")
+            assert await write == "done"
+            assert store.health.is_writable
 
 
 REFUSALS = [
